@@ -1,0 +1,1 @@
+"""The experiments: one family a package, one claim a module."""

@@ -1,0 +1,31 @@
+"""Every family, one after the other, then `results/claims.md`; `show FILE` prints a stored result."""
+
+import pkgutil
+import sys
+from pathlib import Path
+
+import experiments
+from research import report
+from research.command_line import run
+
+
+def show(path: Path) -> int:
+    """Print the axes, findings and provenance of a stored result; returns the exit status."""
+    from research.store import UNREADABLE, read
+
+    try:
+        report.stored(path, read(path))
+    except UNREADABLE as problem:
+        report.error(f"{path} cannot be shown: {problem}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["show"]:
+        if len(sys.argv) != 3:
+            report.error("usage: python -m experiments show FILE.nc")
+            sys.exit(2)
+        sys.exit(show(Path(sys.argv[2])))
+    families = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
+    sys.exit(run([f"experiments.{family}" for family in sorted(families)], sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Which of all zero-loss solutions training picks."""

@@ -1,0 +1,295 @@
+"""Gradient descent on under-determined least squares finds the interpolant nearest to where it started.
+
+Claim: For every stable learning rate, with or without momentum, gradient descent on least squares converges to
+w0 + X⁺(y − X w0), the solution nearest to its initialisation w0; what w0 has in the null space of X never changes.
+Other geometries (Adam, sign descent, coordinate descent) end elsewhere. With weight decay the start is forgotten, and
+the limit is the ridge solution, which tends to the minimum-norm one as the decay vanishes.
+
+Source: Zhang, Bengio, Hardt, Recht & Vinyals 2017, arXiv 1611.03530, section 5; Gunasekar, Lee, Soudry & Srebro 2018,
+arXiv 1802.08246, section 2; stability threshold of the heavy ball: Polyak 1964.
+
+Departure: Zhang et al. show the effect on kernels of MNIST and CIFAR10. Here X is Gaussian, Gaussian of deficient rank,
+64 random cosine features a sample of the bundled digits, and the degree-2 diabetes data cut to fewer patients than
+features. Every X is scaled so that the largest eigenvalue of XᵀX/n is 1.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jaxtyping import Array, Float
+
+from research import data as problems
+from research import plots
+from research.dynamics import Run, descent, log_spaced, start
+from research.experiment import Experiment, Finding
+from research.labels import lift, per_seed, select
+from research.optimizers import coordinate_descent
+from research.oracles.least_squares import minimum_l1_norm, minimum_l2_norm, minimum_linf_norm, null_component, ridge
+from research.statistics import Estimate, every_seed
+
+Data = Literal["gaussian", "rank_deficient", "digits", "diabetes"]
+Optimizer = Literal["gradient_descent", "adam", "sign_descent", "coordinate_descent"]
+CONTRASTS = ("adam", "sign_descent", "coordinate_descent")
+TOLERANCE = 1e-6  # of the claim: the relative distance at the end
+
+
+class Observables(NamedTuple):
+    weights: Float[Array, "feature"]
+    gradient_norm: Float[Array, ""]
+
+
+class Given(NamedTuple):
+    X: Float[Array, "sample feature"]
+    y: Float[Array, "sample"]
+    initial: Float[Array, "feature"]
+
+
+def problem(key: Array, data: Data) -> tuple[Array, Array]:
+    """X, scaled so that the largest eigenvalue of XᵀX/n is 1, and y; fewer samples than features."""
+    if data == "gaussian":
+        X, y, _ = problems.gaussian_regression(key, samples=20, features=100)
+    elif data == "rank_deficient":
+        X, y, _ = problems.gaussian_regression(key, samples=20, features=100, rank=12, noise=0.5)
+    elif data == "digits":
+        image_key, feature_key = jax.random.split(key)
+        images, labels = problems.digits()
+        chosen = jax.random.choice(image_key, len(images), (40,), replace=False)
+        X = problems.random_features(feature_key, jnp.asarray(images)[chosen], 200, bandwidth=1.5)
+        y = jnp.asarray(labels - labels.mean())[chosen]
+    else:
+        patients, progression = problems.diabetes(degree=2)
+        chosen = jax.random.choice(key, len(patients), (20,), replace=False)
+        X, y = jnp.asarray(patients)[chosen], jnp.asarray(progression)[chosen]
+    return X / jnp.linalg.norm(X, ord=2) * len(X) ** 0.5, y
+
+
+def simulate(
+    key: Array,
+    learning_rate: float,
+    init_scale: float,
+    momentum: float,
+    weight_decay: float,
+    *,
+    data: Data = "gaussian",
+    optimizer: Optimizer = "gradient_descent",
+    steps: int = 10_000,
+) -> Run:
+    """One descent on 1/(2n) ‖Xw − y‖² + weight_decay/2 ‖w‖² from w0 ~ N(0, init_scale²).
+
+    `learning_rate` is in units of gradient descent's stability threshold 2 (1 + momentum)/(1 + weight_decay); the other
+    optimisers take a tenth of the same step, decaying linearly to zero, since a constant one would not let them settle.
+    """
+    data_key, init_key = jax.random.split(key)
+    X, y = problem(data_key, data)
+    initial = init_scale * jax.random.normal(init_key, (X.shape[1],))
+    loss = lambda w: optax.l2_loss(X @ w, y).mean() + weight_decay * optax.tree.norm(w, squared=True) / 2
+    rate = learning_rate * 2 * (1 + momentum) / (1 + weight_decay)
+    decaying = optax.linear_schedule(0.1 * rate, 0.0, steps)
+    chain = {
+        "gradient_descent": optax.sgd(rate, momentum=momentum),
+        "adam": optax.adam(decaying, b1=momentum),
+        "sign_descent": optax.sign_sgd(decaying),
+        "coordinate_descent": coordinate_descent(rate),
+    }[optimizer]
+    observe = lambda state: Observables(state.params, jnp.linalg.norm(jax.grad(loss)(state.params)))
+    return Run(start(initial, chain), descent(loss, chain), observe, log_spaced(steps, 12), Given(X, y, initial))
+
+
+def compare(dataset: xr.Dataset) -> xr.Dataset:
+    """The interpolants and the ridge solution, the distances to them, and what moved in the null space."""
+    X, y = dataset.X, dataset.y
+    end = dataset.weights.isel(step=-1)
+    nearest = lift(minimum_l2_norm, X, y, dataset.initial)
+    regularized = lift(ridge, X, y, dataset.weight_decay)
+    solution = xr.where(dataset.weight_decay == 0, nearest, regularized)
+    smallest = lift(minimum_l2_norm, X, y, xr.zeros_like(dataset.initial))
+    kept = lift(null_component, X, dataset.initial)
+    contrast = select(dataset, data="gaussian")
+    away = lambda oracle: _relative(contrast.weights.isel(step=-1), lift(oracle, contrast.X, contrast.y))
+    spectrum = xr.apply_ufunc(_spectrum, X, input_core_dims=[["sample", "feature"]], vectorize=True)
+    return dataset.assign(
+        distance=_relative(end, solution),
+        from_smallest=_norm(end - smallest),
+        from_smallest_predicted=_norm(solution - smallest),
+        null_change=_norm(lift(null_component, X, end) - kept) / _norm(end),
+        smallest_eigenvalue=spectrum,
+        from_l1=away(minimum_l1_norm),
+        from_l2=away(minimum_l2_norm),
+        from_linf=away(minimum_linf_norm),
+    )
+
+
+def findings(dataset: xr.Dataset) -> list[Finding]:
+    """The limit, the null space, the boundary, the contrasts, the ridge solution and its limit."""
+    claimed = select(dataset, optimizer=str(np.atleast_1d(dataset.optimizer.values)[0]))
+    stable = select(claimed, learning_rate=lambda rate: rate < 1)
+    free = select(stable, weight_decay=0.0)
+    decayed = select(stable, weight_decay=lambda strength: strength > 0)
+    found = [
+        Finding.of(
+            "relative distance to w0 + X⁺(y − X w0) at the end, the worst of all stable runs of a seed",
+            (0.0, TOLERANCE),
+            every_seed(per_seed(free.distance)),
+        ),
+        Finding.of(
+            "relative change of the null-space part, the worst of all stable runs of a seed",
+            (0.0, 1e-10),
+            every_seed(per_seed(free.null_change)),
+        ),
+        Finding.of(
+            "largest learning rate that converges, in units of 2(1 + momentum)/λ_max", (0.99, 1.01), _boundary(claimed)
+        ),
+    ]
+    if decayed.diverged.size:
+        settled = decayed.distance.where(_forgotten(decayed), 0.0)
+        found += [
+            Finding.of(
+                "weight decay: relative distance to the ridge solution, the worst of a seed's runs that had time to "
+                "forget their start",
+                (0.0, TOLERANCE),
+                every_seed(per_seed(settled)),
+            ),
+            _vanishing_decay(decayed),
+        ]
+    for optimizer in CONTRASTS:
+        runs = select(dataset, optimizer=optimizer, weight_decay=0.0, init_scale=0.0, learning_rate=lambda rate: rate < 1)
+        if runs.diverged.size:
+            found.append(
+                Finding.of(
+                    f"{optimizer.replace('_', ' ')} from zero: relative distance of its end to the minimum-l2-norm "
+                    "interpolant, the nearest of a seed's runs",
+                    (1000 * TOLERANCE, np.inf),
+                    every_seed(per_seed(runs.from_l2, "min")),
+                )
+            )
+    return found
+
+
+def _forgotten(runs: xr.Dataset) -> xr.DataArray:
+    """Whether theory gives a run time to forget its start: the null-space part shrinks below 1e-9 by weight decay."""
+    rate = runs.learning_rate * 2 * (1 + runs.momentum) / (1 + runs.weight_decay) * runs.weight_decay
+    shrinking = np.where(rate < (1 - runs.momentum**0.5) ** 2, rate / (1 - runs.momentum), (1 - runs.momentum) / 2)
+    return xr.zeros_like(runs.distance) + shrinking * runs.step.max() > np.log(1e9)
+
+
+def _boundary(claimed: xr.Dataset) -> Estimate:
+    """Between the largest learning rate at which every run settles and the smallest at which every run grows."""
+    size = claimed.gradient_norm
+    grows = (claimed.diverged | ~(size.isel(step=-1) < size.isel(step=0))).values
+    others = tuple(axis for axis, dimension in enumerate(claimed.diverged.dims) if dimension != "learning_rate")
+    rates = claimed.learning_rate.values
+    settles, bursts = rates[~grows.any(axis=others)], rates[grows.all(axis=others)]
+    if not len(settles) or not len(bursts):
+        return every_seed([])
+    return Estimate(float(settles.max() + bursts.min()) / 2, (float(settles.max()), float(bursts.min())))
+
+
+def _vanishing_decay(decayed: xr.Dataset) -> Finding:
+    """Along the ridge path each mode s of XᵀX/n gives the distance the local slope s/(s + λ), between 0 and 1."""
+    strengths = np.sort(np.atleast_1d(decayed.weight_decay.values))[:2]
+    runs = select(decayed, init_scale=0.0, learning_rate=lambda rate: rate >= 0.5)
+    if len(strengths) < 2 or not runs.diverged.size:
+        return Finding.of("weight decay → 0", (0.0, 1.0), every_seed([]))
+    near, far = (select(runs, weight_decay=float(strength)).from_smallest for strength in strengths)
+    slopes = np.log(far.squeeze("weight_decay") / near.squeeze("weight_decay")) / np.log(strengths[1] / strengths[0])
+    lowest = runs.smallest_eigenvalue / (runs.smallest_eigenvalue + strengths[1])
+    return Finding.of(
+        "weight decay → 0: slope of ln(distance to X⁺y) on ln(weight decay), between the least favourable mode and 1",
+        (float(lowest.min()), 1.0),
+        every_seed(np.concatenate([per_seed(slopes, "min"), per_seed(slopes, "max")])),
+    )
+
+
+def _norm(weights: xr.DataArray) -> xr.DataArray:
+    return np.sqrt((weights**2).sum("feature", skipna=True)).where(weights.notnull().any("feature"))
+
+
+def _relative(weights: xr.DataArray, target: xr.DataArray) -> xr.DataArray:
+    return _norm(weights - target) / _norm(target)
+
+
+def _spectrum(X: np.ndarray) -> float:
+    """The smallest eigenvalue of XᵀX/n that is not zero."""
+    X = X[np.isfinite(X).any(axis=1)][:, np.isfinite(X).any(axis=0)]
+    values = np.linalg.svd(X, compute_uv=False) ** 2 / len(X)
+    return float(values[values > 1e-12 * values[0]].min())
+
+
+def draw(dataset: xr.Dataset) -> plots.Figure:
+    """(a) the start decides the end, (b) until 2/λ_max, (c) other geometries end elsewhere, (d) ridge."""
+    figure, ((where, boundary), (contrast, decay)) = plots.figure(2, 2, "Gradient descent finds the nearest interpolant")
+    claimed = select(dataset, optimizer=str(np.atleast_1d(dataset.optimizer.values)[0]))
+    free = select(claimed, weight_decay=0.0)
+    stable = select(free, learning_rate=lambda rate: rate < 1, init_scale=lambda scale: scale > 0)
+    for number, data in enumerate(np.unique(stable.data.values)):
+        runs = select(stable, data=str(data))
+        x, y = xr.broadcast(runs.from_smallest_predicted, runs.from_smallest)
+        where.loglog(x.values.ravel(), y.values.ravel(), "o", ms=3, alpha=0.4, color=f"C{number}", label=str(data))
+        runs = select(free, data=str(data))
+        growth = runs.gradient_norm.isel(step=-1) / runs.gradient_norm.isel(step=0)
+        growth = growth.where(~runs.diverged, 1e200).clip(1e-20, 1e20)
+        x, y = xr.broadcast(runs.learning_rate, growth)
+        boundary.semilogy(x.values.ravel(), y.values.ravel(), "o", ms=3, alpha=0.4, color=f"C{number}")
+    ends = np.array(where.get_xlim())
+    plots.theory(where, ends, ends, "‖P_null w0‖")
+    where.set(title="a  the start decides the end", xlabel="‖P_null w0‖", ylabel="distance of the end to X⁺y")
+    boundary.axvline(1, color="black", linestyle="--", label="2(1 + momentum)/λ_max")
+    boundary.set(
+        title="b  stable until 2/λ_max",
+        xlabel="learning rate / threshold",
+        ylabel="gradient norm, end / start\n(clipped to 1e±20)",
+    )
+    names = list(dict.fromkeys(str(name) for name in np.atleast_1d(dataset.optimizer.values)))
+    start_at_zero = select(dataset, weight_decay=0.0, init_scale=0.0, data="gaussian", learning_rate=lambda rate: rate < 1)
+    for number, (variable, name) in enumerate((("from_l1", "l1"), ("from_l2", "l2"), ("from_linf", "l∞"))):
+        for place, optimizer in enumerate(names):
+            values = select(start_at_zero, optimizer=optimizer)[variable].values.ravel()
+            values = np.maximum(values[np.isfinite(values)], 1e-16)
+            x = np.full(values.size, place + 0.22 * (number - 1))
+            contrast.semilogy(x, values, "o", ms=3, alpha=0.3, color=f"C{number}", label=None if place else name)
+    contrast.axhline(TOLERANCE, color="black", linestyle="--", label="tolerance of the claim")
+    contrast.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names])
+    contrast.set(title="c  other geometries end elsewhere", ylabel="relative distance of the end\nto the interpolant of least norm")
+    decayed = select(
+        claimed, init_scale=0.0, weight_decay=lambda strength: strength > 0, learning_rate=lambda rate: 0.5 <= rate < 1
+    )
+    for number, data in enumerate(np.unique(claimed.data.values)):
+        runs = select(decayed, data=str(data))
+        x, y = xr.broadcast(runs.weight_decay, runs.from_smallest)
+        decay.loglog(x.values.ravel(), y.values.ravel(), "o", ms=3, alpha=0.4, color=f"C{number}", label=str(data))
+        predicted = runs.from_smallest_predicted.median([d for d in runs.from_smallest_predicted.dims if d != "weight_decay"])
+        plots.theory(decay, predicted.weight_decay, predicted, None if number else "ridge (median seed)")
+    decay.set(title="d  weight decay: ridge", xlabel="weight decay / λ_max", ylabel="distance of the end to X⁺y")
+    for axes in (where, boundary, contrast, decay):
+        plots.legend(axes)
+    return figure
+
+
+ARMS = [(data, "gradient_descent") for data in ("gaussian", "rank_deficient", "digits", "diabetes")]
+experiment = Experiment(
+    simulate=simulate,
+    compare=compare,
+    findings=findings,
+    draw=draw,
+    design={
+        "seeds": 8,
+        ("data", "optimizer"): [*ARMS, *(("gaussian", optimizer) for optimizer in CONTRASTS)],
+        "learning_rate": (0.1, 0.5, 0.9, 0.995, 1.005, 1.1),
+        "init_scale": (0.0, 0.1, 1.0),
+        "momentum": (0.0, 0.9),
+        "weight_decay": (0.0, 0.003, 0.03, 0.3),
+    },
+    smoke={
+        "seeds": 2,
+        ("data", "optimizer"): [("gaussian", "gradient_descent"), ("gaussian", "adam")],
+        "learning_rate": (0.5, 0.995, 1.005),
+        "init_scale": (0.0, 1.0),
+        "weight_decay": (0.0, 0.003, 0.03),
+    },
+    paper={"seeds": 64, "steps": 100_000},
+    control={("data", "optimizer"): [("gaussian", "adam")]},
+)

@@ -1,0 +1,1 @@
+"""When neurons saturate."""

@@ -1,0 +1,5 @@
+"""`python -m experiments.saturation`."""
+
+from research.experiment import main
+
+main("experiments.saturation")

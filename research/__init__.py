@@ -1,0 +1,1 @@
+"""The instruments of the laboratory; nothing here knows of a particular experiment."""

@@ -1,0 +1,167 @@
+"""Annotations are labels: `Float[Array, "sample feature"]` names the dimensions of a result.
+
+The same string documents an array, is checked at run time in the tests, and becomes its xarray dimensions. An oracle
+annotated alike is lifted over every other axis of a dataset by name, with no axis arithmetic anywhere.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import AbstractArray
+
+
+def dimensions(annotation: Any, owner: str) -> tuple[str, ...]:
+    """The dimension names in a jaxtyping annotation, `()` for a plain number; `owner` names the bearer in errors.
+
+    Raises TypeError where there is no annotation to read names from, or it uses more than plain names.
+    """
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        annotation = next((part for part in typing.get_args(annotation) if part is not type(None)), annotation)
+    if annotation in (float, int, bool, str):
+        return ()
+    if not (inspect.isclass(annotation) and issubclass(annotation, AbstractArray)):
+        raise TypeError(f'{owner} needs an annotation such as Float[Array, "feature"]; it has {annotation!r}')
+    names = tuple(annotation.dim_str.split())
+    if not all(name.isidentifier() for name in names):
+        raise TypeError(f"{owner}: dimensions must be plain names, got {annotation.dim_str!r}")
+    if len(set(names)) < len(names):
+        raise TypeError(f"{owner}: a dimension may stand only once, got {annotation.dim_str!r}")
+    return names
+
+
+def fields(record: type) -> dict[str, tuple[str, ...]]:
+    """Field name -> dimension names of a NamedTuple class of annotated arrays.
+
+    Raises TypeError for anything else.
+    """
+    if not (isinstance(record, type) and issubclass(record, tuple) and hasattr(record, "_fields")):
+        raise TypeError(f"expected a NamedTuple of annotated arrays, got {record!r}")
+    hints = typing.get_type_hints(record, include_extras=True)
+    return {name: dimensions(hints.get(name), f"{record.__name__}.{name}") for name in record._fields}
+
+
+def lift(oracle: Callable, *arguments: Any, **parameters: Any) -> Any:
+    """The oracle's answer for every cell of the arguments' other axes: a DataArray, or a Dataset for a NamedTuple.
+
+    `arguments` are DataArrays (or plain values) that carry at least the dimensions of the oracle's own annotations;
+    `parameters` are handed on as they are. Entries that are NaN throughout along a dimension are padding (cells of
+    different size share one array): they are cut off before the call and put back after it, and where nothing but
+    padding is left the oracle is not asked and the answer is NaN. Equal inputs are asked once.
+    """
+    hints = typing.get_type_hints(oracle, include_extras=True)
+    names = list(inspect.signature(oracle).parameters)[: len(arguments)]
+    called = getattr(oracle, "__name__", "oracle")
+    cores = [dimensions(hints.get(name), f"{called}({name})") for name in names]
+    answer = hints.get("return")
+    record = isinstance(answer, type) and issubclass(answer, tuple) and hasattr(answer, "_fields")
+    outputs: Mapping[str, tuple[str, ...]] = (
+        fields(answer) if record else {called: dimensions(answer, f"{called} -> ")}  # type: ignore[arg-type]
+    )
+    for name, core, argument in zip(names, cores, arguments, strict=True):
+        missing = set(core) - set(getattr(argument, "dims", core))
+        if missing:
+            raise ValueError(f"{called}({name}) needs the dimensions {core}, got {tuple(argument.dims)}")
+
+    known: dict[tuple, tuple[np.ndarray, ...]] = {}
+
+    def asked(*values: np.ndarray) -> tuple[np.ndarray, ...]:
+        address = tuple((value.shape, value.tobytes()) for value in map(np.asarray, values))
+        if address not in known:
+            known[address] = _without_padding(oracle, cores, list(outputs.values()), values, parameters)
+        return known[address]
+
+    single = len(outputs) == 1
+    lifted = xr.apply_ufunc(
+        (lambda *values: asked(*values)[0]) if single else asked,
+        *arguments,
+        input_core_dims=[list(core) for core in cores],
+        output_core_dims=[list(core) for core in outputs.values()],
+        vectorize=True,
+        keep_attrs=False,
+    )
+    if not record:
+        return lifted.rename(called) if isinstance(lifted, xr.DataArray) else lifted
+    return xr.Dataset(dict(zip(outputs, (lifted,) if single else lifted, strict=True)))
+
+
+def _without_padding(
+    oracle: Callable,
+    cores: list[tuple[str, ...]],
+    outputs: list[tuple[str, ...]],
+    values: tuple[np.ndarray, ...],
+    parameters: Mapping[str, Any],
+) -> tuple[np.ndarray, ...]:
+    """The oracle's outputs on the arrays without their padding, padded back to the full sizes."""
+    kept: dict[str, np.ndarray] = {}
+    missing = False
+    for core, value in zip(cores, values, strict=True):
+        present = ~np.isnan(value) if np.issubdtype(np.asarray(value).dtype, np.inexact) else np.ones(value.shape, bool)
+        missing = missing or not present.any()
+        for position, dimension in enumerate(core):
+            others = tuple(axis for axis in range(len(core)) if axis != position)
+            inside = present.any(axis=others)
+            kept[dimension] = kept.get(dimension, np.ones_like(inside)) & inside
+    if missing:
+        unknown = {dimension for output in outputs for dimension in output} - set(kept)
+        if unknown:
+            raise ValueError(f"{oracle} has nothing to work on, and the size of {sorted(unknown)} is not known")
+        return tuple(np.full([kept[dimension].size for dimension in output], np.nan) for output in outputs)
+    cut = [
+        value[np.ix_(*(kept[dimension] for dimension in core))] if core else value.item()
+        for core, value in zip(cores, map(np.asarray, values), strict=True)
+    ]
+    answer = oracle(*cut, **parameters)
+    answers = answer if len(outputs) > 1 or hasattr(answer, "_fields") else (answer,)
+    padded = []
+    for output, part in zip(outputs, answers, strict=True):
+        part = np.asarray(part, dtype=float)
+        sizes = [kept[d].size if d in kept else part.shape[i] for i, d in enumerate(output)]
+        whole = np.full(sizes, np.nan)
+        places = [np.flatnonzero(kept[d]) if d in kept else np.arange(n) for d, n in zip(output, sizes, strict=True)]
+        whole[np.ix_(*places) if output else ()] = part
+        padded.append(whole)
+    return tuple(padded)
+
+
+def select(dataset: xr.Dataset, **conditions: Any) -> xr.Dataset:
+    """The runs whose parameters have the given values, whether they are axes, parts of a zip, or fixed.
+
+    A condition is a value, a collection of values, or a predicate of one value. Dimensions stay, and may become empty;
+    where a fixed parameter does not meet its condition no seed is left.
+    """
+    for name, condition in conditions.items():
+        if name not in dataset.coords:
+            raise ValueError(f"{name!r} is no parameter of this dataset; it has {', '.join(map(str, dataset.coords))}")
+        coordinate = dataset[name]
+        values = np.atleast_1d(coordinate.values).tolist()
+        if callable(condition):
+            met = [bool(condition(value)) for value in values]
+        else:
+            wanted = list(condition) if isinstance(condition, (list, tuple, set, frozenset)) else [condition]
+            met = [value in wanted for value in values]
+        if coordinate.ndim:
+            dataset = dataset.isel({coordinate.dims[0]: np.flatnonzero(met)})
+        elif not met[0]:
+            dataset = dataset.isel(seed=[])
+    return dataset
+
+
+def per_seed(values: xr.DataArray, reduce: str = "max") -> np.ndarray:
+    """One number a seed: `reduce` (max, min, mean, median, sum …) over every other dimension, NaN not skipped."""
+    others = [dimension for dimension in values.dims if dimension != "seed"]
+    if not all(values.sizes.values()):
+        return np.full(values.sizes["seed"], np.nan)
+    return np.atleast_1d((getattr(values, reduce)(others, skipna=False) if others else values).values)
+
+
+def arms(dataset: xr.Dataset) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
+    """Each grid point: its parameters by name, and its dataset of dimensions seed, step and own ones."""
+    axes = [dimension for dimension in dataset["diverged"].dims if dimension != "seed"]
+    for position in np.ndindex(*(dataset.sizes[dimension] for dimension in axes)):
+        point = dataset.isel(dict(zip(axes, position, strict=True)))
+        yield {str(name): value.item() for name, value in point.coords.items() if not value.ndim}, point

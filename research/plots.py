@@ -1,0 +1,58 @@
+"""The figures' common language: seeds thin, their median thick, theory in black."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"]),
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "grid.alpha": 0.25,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def figure(rows: int, columns: int, title: str, size: tuple[float, float] = (4.2, 3.4)) -> tuple[Figure, Any]:
+    """A figure of rows × columns axes, each `size` inches, and the array of its axes (always two-dimensional)."""
+    with plt.rc_context(STYLE):
+        made, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
+    made.suptitle(title, fontsize=11)
+    return made, axes
+
+
+def seeds(axes: Axes, values: xr.DataArray, label: str | None = None, **style: Any) -> None:
+    """Curves over the last dimension: one thin line a seed, the median over seeds thick.
+
+    `values` has the dimensions (seed, x), x bearing a coordinate; other dimensions are not taken.
+    """
+    (x,) = (dimension for dimension in values.dims if dimension != "seed")
+    rows = values.transpose("seed", x).values
+    (thick,) = axes.plot(values[x], np.median(rows, axis=0), label=label, **style)
+    for row in rows:
+        axes.plot(values[x], row, **{**style, "color": thick.get_color(), "alpha": 0.3, "linewidth": 0.6})
+
+
+def theory(axes: Axes, x: Sequence[float] | Any, y: Sequence[float] | Any, label: str | None = "theory", **style: Any) -> None:
+    """A curve that theory predicts: black, dashed unless `style` says otherwise."""
+    axes.plot(x, y, **{"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5, "label": label, **style})
+
+
+def legend(axes: Axes, **style: Any) -> None:
+    """A legend of what bears a label, in the place where it hides least."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**{"loc": "best", **style})

@@ -1,0 +1,233 @@
+"""One static cell of a sweep as a compiled program: start every run, advance them through time, read what is given.
+
+Inside each compiled piece `simulate` is called anew and the parts that are needed are used; the rest is dead code to
+the compiler. So closures over data never cross a jit boundary: only the state does.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research import axes, labels
+from research.dynamics import Run
+
+RUNNING, STOPPED, DIVERGED = 0, 1, 2
+
+
+class Shape(NamedTuple):
+    """What a cell computes, known before it is compiled."""
+
+    at: np.ndarray
+    timed: bool
+    observables: Mapping[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]]
+    given: Mapping[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]]
+    state_bytes: int
+    given_bytes: int
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes that one run's observables take over all recorded steps."""
+        return len(self.at) * sum(_size(leaf) for _, leaf in self.observables.values())
+
+    @property
+    def working_set(self) -> int:
+        """Bytes that a step of one run touches, estimated: state, gradient and new state, and the data."""
+        return 3 * self.state_bytes + self.given_bytes
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of every dimension of the observables and of what is given."""
+        return {
+            dimension: size
+            for dimensions, leaf in [*self.observables.values(), *self.given.values()]
+            for dimension, size in zip(dimensions, leaf.shape, strict=True)
+        }
+
+
+class Carry(NamedTuple):
+    """What goes from one segment to the next: a run's state, how and at which recording it ended, what was recorded."""
+
+    state: Any
+    status: Any
+    ended_at: Any
+    records: Any
+
+
+class Program:
+    """`simulate` with its static parameters bound, and the traced ones (arrays) still open."""
+
+    def __init__(self, simulate: Callable, static: Mapping[str, Any], traced: Mapping[str, np.ndarray]) -> None:
+        self.simulate = simulate
+        self.static = dict(static)
+        self.traced = tuple(traced)
+        number = {name: jnp.asarray(values[0]).dtype for name, values in traced.items()}
+        self.signature = (
+            jax.eval_shape(lambda: jax.random.key(0)),
+            {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in number.items()},
+        )
+        self.shape = self._shape()
+
+    def run(self, key: Any, traced: Mapping[str, Any]) -> Run:
+        """The run as `simulate` describes it; an experiment without time becomes a run of no steps."""
+        described = self.simulate(key, **traced, **self.static)
+        if isinstance(described, Run):
+            return described
+        return Run(state=(), step=lambda state: state, observe=lambda _: described, at=np.zeros(1, int))
+
+    def start(self, mapped: tuple) -> Carry:
+        """A run before its first step, with room for all that will be recorded."""
+        key, traced = mapped
+        run = self.run(key, traced)
+        blank = {
+            name: jnp.full((len(self.shape.at), *leaf.shape), jnp.nan, leaf.dtype)
+            for name, (_, leaf) in self.shape.observables.items()
+        }
+        # a weakly typed start (0.0, jnp.zeros_like of one) would change its type in the loop
+        state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), _arrays(run.state))
+        return Carry(state, jnp.int32(RUNNING), jnp.int32(-1), blank)
+
+    def advance(self, mapped: tuple, first: Any, last: Any, strides: Any, rest: Any) -> Carry:
+        """One run from recording time `first` up to but without `last`, then `rest` steps more.
+
+        `strides[k]` steps lead to recording time k. A run that has stopped or diverged keeps its state.
+        """
+        key, traced, carry = mapped
+        run = self.run(key, traced)
+        walk = lambda state, steps: jax.lax.fori_loop(0, steps, lambda _, inner: _arrays(run.step(inner)), state)
+
+        def record(k: Any, carry: Carry) -> Carry:
+            running = carry.status == RUNNING
+            state = _select(running, walk(carry.state, strides[k]), carry.state)
+            seen = run.observe(state)._asdict()
+            broken = ~(_finite(state) & _finite(seen))
+            ended = jnp.where(broken, DIVERGED, jnp.where(run.stop(state), STOPPED, RUNNING) if run.stop else RUNNING)
+            status = jnp.where(running, ended, carry.status).astype(jnp.int32)
+            return Carry(
+                state=_select(running & broken, carry.state, state),
+                status=status,
+                ended_at=jnp.where(running & (status != RUNNING), k, carry.ended_at).astype(jnp.int32),
+                records={
+                    name: carry.records[name].at[k].set(jnp.where(running, value, carry.records[name][k]))
+                    for name, value in seen.items()
+                },
+            )
+
+        carry = jax.lax.fori_loop(first, last, record, carry)
+        state = _select(carry.status == RUNNING, walk(carry.state, rest), carry.state)
+        return carry._replace(state=state)
+
+    def given(self, mapped: tuple) -> dict[str, Any]:
+        """What one run is given, by name."""
+        key, traced = mapped
+        given = self.run(key, traced).given
+        return given._asdict() if given else {}
+
+    def given_needs(self, name: str) -> bool:
+        """Whether what is given depends on the traced parameter `name` (or on the `key`)."""
+        if not self.shape.given:
+            return False
+        key, traced = self.signature
+        several = lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
+        chosen = name == "key"
+        mapped = (several(key) if chosen else key, {n: several(t) if n == name else t for n, t in traced.items()})
+        along = (0 if chosen else None, {n: 0 if n == name else None for n in traced})
+        try:
+            jax.eval_shape(jax.vmap(self.given, in_axes=(along,), out_axes=None), mapped)
+        except ValueError:  # the documented answer of vmap where an output does vary along the axis
+            return True
+        return False
+
+    def address(self) -> str:
+        """The content address of the program: what one run computes, whatever its file, comments or layout."""
+        key, traced = self.signature
+        carry = jax.eval_shape(self.start, self.signature)
+        count = jax.ShapeDtypeStruct((), np.int32)
+        strides = jax.ShapeDtypeStruct((len(self.shape.at),), np.int32)
+        digest = hashlib.sha256(repr(self.shape.at.tolist()).encode())
+        for piece, arguments in (
+            (self.start, (self.signature,)),
+            (self.advance, ((key, traced, carry), count, count, strides, count)),
+            (self.given, (self.signature,)),
+        ):
+            lowered = jax.jit(piece).trace(*arguments).lower(lowering_platforms=("cpu",))
+            digest.update(lowered.as_text().encode())
+        return digest.hexdigest()
+
+    def _shape(self) -> Shape:
+        """The shapes of everything, or an error that says what is wrong with the simulation."""
+        found: dict[str, Any] = {}
+
+        def probe(mapped: tuple) -> tuple:
+            key, traced = mapped
+            described = self.simulate(key, **traced, **self.static)
+            found["timed"] = isinstance(described, Run)
+            run = self.run(key, traced)
+            found["at"], found["given"] = run.at, type(run.given)
+            seen = run.observe(run.state)
+            found["seen"] = type(seen)
+            state = _arrays(run.state)
+            return state, _arrays(run.step(state)), tuple(seen), tuple(run.given)
+
+        state, stepped, seen, given = jax.eval_shape(probe, self.signature)
+        described = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
+        if described(state) != described(stepped):
+            raise TypeError(
+                f"{axes.label(self.simulate)}: a step must keep the shapes and dtypes of the state; "
+                f"{described(state)} became {described(stepped)}"
+            )
+        return Shape(
+            at=_increasing(found["at"]),
+            timed=found["timed"],
+            observables=_labelled(found["seen"], seen, floating=True),
+            given=_labelled(found["given"], given) if given else {},
+            state_bytes=sum(_size(leaf) for leaf in jax.tree.leaves(state)),
+            given_bytes=sum(_size(leaf) for leaf in given),
+        )
+
+
+def _labelled(record: type, leaves: tuple, floating: bool = False) -> dict:
+    """Field -> (dimensions, shape), after checking one against the other."""
+    labelled = {}
+    sizes: dict[str, int] = {}
+    for (name, dimensions), leaf in zip(labels.fields(record).items(), leaves, strict=True):
+        owner = f"{record.__name__}.{name}"
+        if len(dimensions) != len(leaf.shape):
+            raise TypeError(f"{owner} is annotated {dimensions}, but has shape {leaf.shape}")
+        if floating and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"{owner} is {leaf.dtype}: record it as a float, so that a diverged run can be NaN")
+        for dimension, size in zip(dimensions, leaf.shape, strict=True):
+            if sizes.setdefault(dimension, size) != size:
+                raise TypeError(f"{owner}: dimension {dimension!r} is {size} here and {sizes[dimension]} before")
+        labelled[name] = (dimensions, leaf)
+    return labelled
+
+
+def _increasing(at: Any) -> np.ndarray:
+    if isinstance(at, jax.Array):
+        raise TypeError("Run.at must be a NumPy array: when to look is structure, not data")
+    at = np.asarray(at)
+    if at.ndim != 1 or not at.size or not np.issubdtype(at.dtype, np.integer) or at[0] < 0 or (np.diff(at) <= 0).any():
+        raise ValueError(f"Run.at takes increasing steps, 0 or later, got {at!r}")
+    return at
+
+
+def _arrays(tree: Any) -> Any:
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def _select(condition: Any, chosen: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+
+
+def _finite(tree: Any) -> Any:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.array(True)
+
+
+def _size(leaf: Any) -> int:
+    width = 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else leaf.dtype.itemsize
+    return int(np.prod(leaf.shape, dtype=int)) * width

@@ -1,0 +1,260 @@
+"""What a reader sees: plans, progress, findings in the terminal, and `results/claims.md`."""
+
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "not yet": "cyan", "void": "magenta"}
+PLAIN_INTERVAL = 5.0  # seconds between two lines of progress where there is no terminal
+
+
+class Outcome(NamedTuple):
+    """An experiment that has been run: its findings, its dataset, its figure."""
+
+    family: str
+    name: str
+    documentation: str
+    findings: list[Any]
+    dataset: Any
+    figure: Path
+
+
+def _console(stderr: bool = False) -> Console:
+    """A console on the present standard output, wide enough for a table where there is no terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 150, highlight=False, soft_wrap=not stream.isatty())
+
+
+def plain(text: str) -> None:
+    """Print a line as it is."""
+    _console().print(escape(text))
+
+
+def error(text: str) -> None:
+    """Print an error line on standard error."""
+    _console(stderr=True).print(f"[bold red]error:[/] {escape(text)}")
+
+
+def heading(title: str, departure: str) -> None:
+    """Print the beginning of an experiment."""
+    _console().print(f"\n[bold]{escape(title)}[/] {escape(departure)}".rstrip())
+
+
+def listing(experiments: list[tuple[str, str, Mapping[str, Any]]]) -> None:
+    """Print the experiments with their claims, and their parameters where these are known."""
+    for name, claim, parameters in experiments:
+        _console().print(f"[bold]{escape(name)}[/]: {escape(claim)}")
+        for parameter in parameters.values():
+            kind = "one program for all values" if parameter.traced else "one program a value"
+            _console().print(f"    {escape(parameter.name)} ({escape(parameter.kind)}; {kind})")
+
+
+def plans(planned: list[tuple[str, str, Any]]) -> None:
+    """Print what will be done: experiments, axes, runs, compiled programs, estimated memory."""
+    table = Table("experiment", "axes", "runs", "programs", "memory", title="What will be done", title_justify="left")
+    for name, departure, plan in planned:
+        axes = " × ".join(
+            f"{len(axis.values)} {axis.dimension.replace('+', ' with ')}" for axis in plan.grid.axes
+        )
+        described = f"{name}\n[dim]{escape(departure)}[/]" if departure else name
+        table.add_row(described, f"{plan.seeds} seeds × {axes}", f"{plan.runs:,}", str(len(plan.cells)), _bytes(plan.memory))
+    runs, programs = sum(plan.runs for *_, plan in planned), sum(len(plan.cells) for *_, plan in planned)
+    most = max((plan.memory for *_, plan in planned), default=0)
+    table.add_section()
+    table.add_row("in all", "", f"{runs:,}", str(programs), f"{_bytes(most)} at most")
+    _console().print(table)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Any]:
+    """A `progress` for a sweep: a live bar on a terminal, a line now and then elsewhere."""
+    console = _console()
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs, {task.fields[rate]}/s,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    ]
+    with Progress(*columns, console=console) as bar:
+        yield _Bar(bar)
+
+
+class _Bar:
+    """Progress on a terminal."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar, self.runs, self.began = bar, 0, time.perf_counter()
+
+    def __call__(self, done: float, runs: int, cell: str) -> None:
+        if not self.runs:
+            self.task = self.bar.add_task("", total=runs, rate="-")
+        self.runs = runs
+        rate = f"{done / max(1e-9, time.perf_counter() - self.began):.3g}"
+        self.bar.update(self.task, completed=int(done), description=escape(cell or "runs")[:60], rate=rate)
+
+
+class _Lines:
+    """Progress where output is no terminal: a line every few seconds, and one at the end."""
+
+    def __init__(self) -> None:
+        self.runs, self.began, self.said = 0, time.perf_counter(), time.perf_counter()
+
+    def __call__(self, done: float, runs: int, cell: str) -> None:
+        self.runs = runs
+        now = time.perf_counter()
+        if now - self.said < PLAIN_INTERVAL and done < runs:
+            return
+        self.said = now
+        spent = now - self.began
+        left = spent * (runs - done) / max(done, 1e-9)
+        plain(f"{int(done)}/{runs} runs, {done / max(spent, 1e-9):.3g}/s, about {left:.0f} s left  {cell}")
+
+
+def experiment(outcome: Outcome, seconds: float) -> None:
+    """Print an experiment's findings as soon as it has ended."""
+    for finding in outcome.findings:
+        style = STYLES[finding.status]
+        _console().print(f"  [{style}]{finding.status:12s}[/] {escape(finding.statement)}: {escape(measured(finding))}")
+        if finding.outlook and finding.status == "not yet":
+            _console().print(f"               {escape(finding.outlook)}")
+    plain(f"  {seconds:.1f} s; figure {outcome.figure}")
+
+
+def findings(outcomes: list[Outcome]) -> None:
+    """Print the table that a run ends with."""
+    table = Table(title="\nFindings", title_justify="left", show_lines=True)
+    for column in ("claim", "statement", "theory's band", "measured [95 %]", "runs", "diverged", "status"):
+        table.add_column(column, overflow="fold")
+    for outcome in outcomes:
+        runs, diverged = counted(outcome.dataset)
+        for finding in outcome.findings:
+            table.add_row(
+                outcome.name,
+                escape(finding.statement),
+                escape(band(finding.band)),
+                escape(measured(finding)),
+                str(runs),
+                str(diverged),
+                f"[{STYLES[finding.status]}]{finding.status}[/]",
+            )
+    _console().print(table)
+
+
+def counted(dataset: Any) -> tuple[int, int]:
+    """(runs, diverged runs) of a dataset."""
+    return int(dataset["diverged"].size), int(dataset["diverged"].sum())
+
+
+def number(value: float) -> str:
+    """A number as a reader wants it: four significant digits, ∞ for infinity."""
+    if value in (float("inf"), float("-inf")):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.4g}".replace("-", "−", 1) if value < 0 else f"{value:.4g}"
+
+
+def band(ends: tuple[float, float]) -> str:
+    """Theory's band: `≤ 1e-06`, `≥ 0.5`, or `[0.9, 1.1]`."""
+    low, high = ends
+    if low == high:
+        return f"= {number(low)}"
+    if low == float("-inf"):
+        return f"≤ {number(high)}"
+    if high == float("inf"):
+        return f"≥ {number(low)}"
+    return f"[{number(low)}, {number(high)}]"
+
+
+def measured(finding: Any) -> str:
+    """The estimate with its interval."""
+    return f"{number(finding.estimate)} [{number(finding.interval[0])}, {number(finding.interval[1])}]"
+
+
+def section(documentation: str, title: str) -> str:
+    """The text behind `Title:` in a docstring, up to the next blank line, on one line; empty if there is none."""
+    match = re.search(rf"^{title}:\s*(.+?)(?:\n\s*\n|\Z)", documentation, flags=re.MULTILINE | re.DOTALL)
+    return " ".join(match.group(1).split()) if match else ""
+
+
+def write_claims(path: Path, outcome: Outcome) -> None:
+    """Put the experiment's section into `claims.md`, in place of its former one; the other sections stay."""
+    sections: dict[str, str] = {}
+    if path.exists():
+        for key, text in re.findall(r"<!-- (\S+) -->\n(.*?)(?=<!-- \S+ -->|\Z)", path.read_text(encoding="utf-8"), re.DOTALL):
+            sections[key] = text.strip()
+    sections[f"{outcome.family}/{outcome.name}"] = _claim(outcome, path.parent)
+    head = (
+        "# Claims\n\nWritten by the experiments themselves: each finding with theory's band, the measured value and its "
+        "95 % interval over seeds. *Supported*: the interval lies in the band. *Refuted*: the two are disjoint. "
+        "*Inconclusive*: it straddles an end. *Not yet*: the trend is right and the bound lies beyond this budget. "
+        "*Void*: an oracle was not certified or rivals were not separated.\n"
+    )
+    body = "\n".join(f"\n<!-- {key} -->\n{text}\n" for key, text in sorted(sections.items()))
+    temporary = path.with_suffix(".part")
+    temporary.write_text(head + body, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _claim(outcome: Outcome, root: Path) -> str:
+    facts = json.loads(outcome.dataset.attrs["provenance"])
+    runs, diverged = counted(outcome.dataset)
+    linked = re.sub(r"arXiv[: ](\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", section(outcome.documentation, "Source"))
+    rows = "\n".join(
+        f"| {_cell(finding.statement)} | {band(finding.band)} | {measured(finding)} | {finding.status}"
+        f"{': ' + _cell(finding.outlook) if finding.status == 'not yet' else ''} |"
+        for finding in outcome.findings
+    )
+    return (
+        f"## {outcome.family} / {outcome.name}\n\n"
+        f"**Claim.** {section(outcome.documentation, 'Claim')}\n\n**Source.** {linked}\n\n"
+        f"| statement | theory's band | measured [95 %] | status |\n|---|---|---|---|\n{rows}\n\n"
+        f"[figure]({outcome.figure.relative_to(root)}) · {runs} runs, {diverged} diverged · "
+        f"{facts['device']} · {facts['wall_seconds']:.0f} s\n"
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def stored(path: Path, dataset: Any) -> None:
+    """Print the axes, findings and provenance of a stored result."""
+    console = _console()
+    console.print(f"[bold]{escape(str(path))}[/]  {escape(dataset.attrs.get('design') or 'default design')}")
+    for name, coordinate in dataset.coords.items():
+        values = coordinate.values.ravel().tolist()
+        shown = ", ".join(map(str, values[:8])) + (f", … ({len(values)})" if len(values) > 8 else "")
+        console.print(f"  {escape(str(name))} {escape(str(tuple(coordinate.dims)))}: {escape(shown)}")
+    for name, variable in dataset.data_vars.items():
+        console.print(f"  {escape(str(name))} {escape(str(tuple(variable.dims)))} {variable.dtype}")
+    runs, diverged = counted(dataset)
+    console.print(f"  {runs} runs, {diverged} diverged")
+    for finding in json.loads(dataset.attrs.get("findings", "[]")):
+        value = f"{number(finding['estimate'])} [{', '.join(map(number, finding['interval']))}]"
+        console.print(
+            f"  [{STYLES[finding['status']]}]{finding['status']:12s}[/] {escape(finding['statement'])}: {escape(value)}"
+            f", theory {escape(band(tuple(finding['band'])))}"
+        )
+    console.print(escape(json.dumps(json.loads(dataset.attrs["provenance"]), indent=2, ensure_ascii=False)))
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

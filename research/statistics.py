@@ -1,0 +1,72 @@
+"""Intervals over seeds: thin over scipy.stats.
+
+Seeds are the unit of replication. A value that is not finite makes the answer NaN: a diverged run is excluded by name
+before a statistic is asked for, or it voids the finding; it is never averaged in.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Estimate(NamedTuple):
+    """A number and its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+NOTHING = Estimate(float("nan"), (float("nan"), float("nan")))
+
+
+def over_seeds(values: Any, statistic: Callable[..., Any] = np.mean) -> Estimate:
+    """`statistic` of one number a seed, with its BCa bootstrap interval (Efron 1987; 9999 resamples, fixed seed).
+
+    NaN for fewer than two values or any that is not finite; where all are equal, or the statistic does not vary, the
+    interval is that point.
+    """
+    sample = np.asarray(values, dtype=float).ravel()
+    if sample.size < 2 or not np.isfinite(sample).all():
+        return NOTHING
+    value = float(statistic(sample))
+    if np.ptp(sample) <= 1e-14 * np.abs(sample).max():
+        return Estimate(value, (value, value))
+    with np.errstate(all="ignore"):
+        answer = stats.bootstrap(
+            (sample,), statistic, vectorized=False, method="BCa", rng=np.random.default_rng(0)
+        ).confidence_interval
+    low, high = float(answer.low), float(answer.high)
+    if not np.isfinite([low, high]).all():  # BCa is undefined for a statistic that resampling hardly moves
+        low, high = float(sample.min()), float(sample.max())
+    return Estimate(value, (low, high))
+
+
+def every_seed(values: Any) -> Estimate:
+    """The median of one number a seed, with the range over all seeds: for a theorem that spares no seed.
+
+    A further seed lies outside the range of n with probability 2 / (n + 1) at most, so this is wider than a 95 %
+    interval of the median from six seeds on.
+    """
+    sample = np.asarray(values, dtype=float).ravel()
+    if not sample.size or np.isnan(sample).any():
+        return NOTHING
+    return Estimate(float(np.median(sample)), (float(sample.min()), float(sample.max())))
+
+
+def share(hits: Any) -> Estimate:
+    """The share of true values among independent ones, with the exact binomial interval (Clopper & Pearson 1934)."""
+    sample = np.asarray(hits, dtype=bool).ravel()
+    if not sample.size:
+        return NOTHING
+    answer = stats.binomtest(int(sample.sum()), sample.size).proportion_ci(0.95, method="exact")
+    return Estimate(float(sample.mean()), (float(answer.low), float(answer.high)))
+
+
+def slope(x: Any, y: Any) -> np.ndarray:
+    """The least-squares slope of y on x along the last axis; NaN where a pair is not finite."""
+    x, y = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+    x = x - x.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return (x * (y - y.mean(axis=-1, keepdims=True))).sum(axis=-1) / (x**2).sum(axis=-1)

@@ -1,0 +1,151 @@
+"""Results on disk: one `.nc` an experiment, content-addressed, written atomically, resumable, with its provenance.
+
+A result is found again by *what was computed* (the traced program with its constants, the axes, the key, the
+precision, the versions of jax, flax and optax), not by a name or a date. While a sweep is under way each finished
+static cell lies beside the result in `<name>.cells/`; the finished file replaces them. A file that cannot be read, or
+that something else wrote, is set aside under another name and reported, never deleted. Files hold data only.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+FORMAT = "implicit-bias-laboratory 1"
+COMPUTING = ("jax", "flax", "optax")
+RECORDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "cvxpy", "xarray")
+
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+
+
+def read(path: str | Path) -> xr.Dataset:
+    """The dataset in a result's file. Raises one of `UNREADABLE` where it is truncated or something else wrote it."""
+    with xr.open_dataset(path, engine="h5netcdf") as stored:
+        if stored.attrs.get("format") != FORMAT:
+            raise ValueError(f"its format is {stored.attrs.get('format')!r}, not {FORMAT!r}")
+        return stored.load()
+
+
+class Store:
+    """The place of one experiment's result, `path` ending in `.nc`; `say` is told what happens to odd files."""
+
+    def __init__(self, path: str | Path, say: Callable[[str], None] = print) -> None:
+        self.path = Path(path)
+        self.say = say
+        if self.path.suffix != ".nc":
+            raise ValueError(f"a store's path ends in .nc, got {str(path)!r}")
+
+    @property
+    def cells(self) -> Path:
+        """The folder of finished cells of a result that is not complete yet."""
+        return self.path.with_suffix(".cells")
+
+    def load(self) -> xr.Dataset | None:
+        """The stored result, or None where there is none that can be read (a broken or foreign file is set aside)."""
+        if not self.path.exists():
+            return None
+        try:
+            return read(self.path)
+        except UNREADABLE as problem:
+            self._set_aside(self.path, problem)
+            return None
+
+    def save(self, dataset: xr.Dataset) -> None:
+        """Write the result in one step: whoever reads sees the old file or the new one, never a part."""
+        with _replacing(self.path) as temporary:
+            dataset.assign_attrs(format=FORMAT).to_netcdf(temporary, engine="h5netcdf")
+
+    def load_cell(self, address: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a finished cell of an unfinished result, or None."""
+        path = self.cells / f"{address}.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+            self._set_aside(path, problem)
+            return None
+
+    def save_cell(self, address: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep a finished cell until the result is complete."""
+        with _replacing(self.cells / f"{address}.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    def drop_cells(self) -> None:
+        """Remove the finished cells: the complete result holds them. What was set aside there stays."""
+        for path in self.cells.glob("*.npz"):
+            path.unlink()
+        with contextlib.suppress(OSError):
+            self.cells.rmdir()
+
+    def _set_aside(self, path: Path, problem: Exception) -> None:
+        number = 1
+        while (aside := path.with_name(f"{path.name}.aside-{number}")).exists():
+            number += 1
+        path.rename(aside)
+        self.say(f"{path} cannot be used ({problem}); it is kept as {aside.name} and computed anew.")
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place once the block has ended well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def address(program: str, parts: Mapping[str, Any]) -> str:
+    """The content address of a cell: a program's own address with the numbers that go into it and the versions."""
+    versions = {name: version(name) for name in COMPUTING}
+    text = json.dumps({"program": program, "parts": parts, "versions": versions}, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def version(package: str) -> str:
+    """The installed version of a package, or `absent`."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def provenance(**facts: Any) -> str:
+    """One JSON string: `facts`, the commit with its dirty flag, and the versions of what computes. No host name."""
+    commit, dirty = _commit()
+    versions = {name: version(name) for name in RECORDED}
+    return json.dumps({**facts, "commit": commit, "dirty": dirty, "versions": versions}, default=_plain)
+
+
+def _commit() -> tuple[str, bool]:
+    """The commit of the checkout that holds this file, and whether it has changes; `unknown` outside of one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        ask = lambda *words: subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
+        return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", False
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
