@@ -69,7 +69,7 @@ def lift(oracle: Callable, *arguments: Any, **parameters: Any) -> Any:
 
     known: dict[tuple, tuple[np.ndarray, ...]] = {}
 
-    def asked(*values: np.ndarray) -> tuple[np.ndarray, ...]:
+    def asked(*values: Any) -> tuple[np.ndarray, ...]:
         address = tuple((value.shape, value.tobytes()) for value in map(np.asarray, values))
         if address not in known:
             known[address] = _without_padding(oracle, cores, list(outputs.values()), values, parameters)

@@ -90,7 +90,7 @@ def spread(function: Callable, devices: int, lanes: int, live: Callable[[Any], A
     """`function(mapped, *shared)` of one run, lifted to all runs along the leading axis of `mapped`, and jitted.
 
     Devices work side by side; on each, batches of `lanes` runs follow one another. With `live`, a predicate of one
-    run's `mapped`, a batch without a live run hands its `mapped[-1]` through untouched. `mapped` is donated.
+    run's `mapped`, a batch without a live run hands its `mapped[-1]` through untouched; that last part is donated.
     """
     mesh = Mesh(np.array(jax.local_devices()[:devices]), ("run",), axis_types=(AxisType.Auto,))
     along, whole = PartitionSpec("run"), PartitionSpec()
@@ -108,13 +108,14 @@ def spread(function: Callable, devices: int, lanes: int, live: Callable[[Any], A
         alive = jnp.any(jax.vmap(live)(mapped))
         return jax.lax.cond(alive, lambda: batch(mapped, shared), lambda: mapped[-1])
 
-    def device(mapped: Any, shared: Any) -> Any:
-        split = jax.tree.map(lambda leaf: leaf.reshape(-1, lanes, *leaf.shape[1:]), mapped)
+    def device(kept: Any, given_up: Any, shared: Any) -> Any:
+        split = jax.tree.map(lambda leaf: leaf.reshape(-1, lanes, *leaf.shape[1:]), (*kept, *given_up))
         answer = jax.lax.map(lambda each: guarded(each, shared), split)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), answer)
 
     program = jax.jit(
-        jax.shard_map(device, mesh=mesh, in_specs=(along, whole), out_specs=along, check_vma=False),
-        donate_argnums=(0,) if live is not None else (),
+        jax.shard_map(device, mesh=mesh, in_specs=(along, along, whole), out_specs=along, check_vma=False),
+        donate_argnums=(1,),
     )
-    return lambda mapped, *shared: program(mapped, shared)
+    donated = live is not None
+    return lambda mapped, *shared: program(*((mapped[:-1], mapped[-1:]) if donated else (mapped, ())), shared)

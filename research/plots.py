@@ -28,9 +28,12 @@ STYLE = {
 
 
 def figure(rows: int, columns: int, title: str, size: tuple[float, float] = (4.2, 3.4)) -> tuple[Figure, Any]:
-    """A figure of rows × columns axes, each `size` inches, and the array of its axes (always two-dimensional)."""
-    with plt.rc_context(STYLE):
-        made, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
+    """A figure of rows × columns axes, each `size` inches, and the array of its axes (always two-dimensional).
+
+    From here on Matplotlib draws in this project's style; `matplotlib.rcdefaults()` goes back to its own.
+    """
+    plt.rcParams.update(STYLE)
+    made, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
     made.suptitle(title, fontsize=11)
     return made, axes
 

@@ -198,6 +198,9 @@ def _driven(planned: Plan, cell: Cell, lanes: int | None, report: Callable[[floa
         run((keys, traced, carry), np.int32(first), np.int32(last), strides, np.int32(rest))
     )
     carry = advance(0, 0, 0)  # compiles, and takes no step
+    began = time.perf_counter()
+    carry = advance(0, 0, 0)
+    drawing = time.perf_counter() - began  # what a segment costs before its first step: the data are drawn anew
     total, record, taken = int(shape.at[-1]), 0, 0
     steps = max(1, int(FIRST_SEGMENT / (runs * max(1, shape.working_set))))
     while record < len(shape.at) and bool((np.asarray(carry.status) == RUNNING).any()):
@@ -210,7 +213,7 @@ def _driven(planned: Plan, cell: Cell, lanes: int | None, report: Callable[[floa
         if last < len(shape.at):
             strides[last] -= rest
         record, taken = last, target
-        steps = max(1, int(steps * min(8.0, SEGMENT / spent)))
+        steps = max(1, int(steps * min(8.0, max(SEGMENT, 20 * drawing) / max(spent - drawing, 1e-3))))
         report(runs * taken / total if total else runs)
     held = lambda leaf: np.asarray(leaf)[:runs].reshape(len(cell.points), seeds, *leaf.shape[1:]).swapaxes(0, 1)
     status, ended = held(carry.status), held(carry.ended_at)

@@ -1,0 +1,43 @@
+"""Flax modules that more than one experiment trains, or that show what happens inside."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen
+from jax import Array
+from jaxtyping import Float
+
+
+class Layers(NamedTuple):
+    """What a fully connected network says, and the sums that its hidden units receive."""
+
+    logits: Float[Array, "sample label"]
+    pre_activations: Float[Array, "layer sample unit"]
+
+
+class FullyConnected(linen.Module):
+    """`depth` hidden layers of `width` units and a linear readout; parameters have the dtype of the inputs.
+
+    `kernel_init` and `bias_init` are initialisers as in `jax.nn.initializers`: of (key, shape, dtype).
+    """
+
+    depth: int
+    width: int
+    labels: int
+    activation: Callable
+    kernel_init: Callable = linen.initializers.lecun_normal()
+    bias_init: Callable = linen.initializers.zeros
+
+    @linen.compact
+    def __call__(self, inputs: Float[Array, "sample feature"]) -> Layers:
+        """Return the logits and every hidden layer's pre-activations."""
+        dense = lambda size, name: linen.Dense(
+            size, kernel_init=self.kernel_init, bias_init=self.bias_init, param_dtype=inputs.dtype, name=name
+        )
+        outputs, seen = inputs, []
+        for layer in range(self.depth):
+            seen.append(dense(self.width, f"hidden_{layer}")(outputs))
+            outputs = self.activation(seen[-1])
+        return Layers(dense(self.labels, "readout")(outputs), jnp.stack(seen))
+

@@ -1,0 +1,58 @@
+"""How saturated a layer is: the Rakitianskaia–Engelbrecht measure, what it tends to, vanished slopes, dead units.
+
+A layer's outputs are read against the range of its activation function. With g' an output scaled linearly from that
+range to [−1, 1], the measure is φ_B = Σ_b |Σ_(g in bin b) g'| / (number of outputs), B equal bins over the range: f_b
+times the mean of a bin is the sum over it. It pools units and patterns; read unit by unit it is another quantity, and
+neither tells a unit stuck at one end from one that jumps between both. Rakitianskaia & Engelbrecht 2015, "Measuring
+saturation in neural networks", IEEE SSCI, pp. 1423–1430.
+
+For an even B no bin straddles the middle, so that all its g' have one sign and φ_B is the mean of |g'|, whatever B is.
+For an odd B the middle bin cancels, and φ_B is smaller, by less than 1/B.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+RANGES = {"tanh": (-1.0, 1.0), "erf": (-1.0, 1.0), "softsign": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
+
+
+def binned_saturation(outputs: Float[Array, "..."], low: float, high: float, bins: int) -> Float[Array, ""]:
+    """Return φ_B of outputs in [low, high] over that many bins: 0 in the middle of the range, 1 at its ends.
+
+    NaN where an output is not finite. Raises ValueError for fewer than one bin or an empty range.
+    """
+    if bins < 1:
+        raise ValueError(f"bins is {bins}: it takes a whole number from 1")
+    scaled = _scaled(outputs, low, high).reshape(-1)
+    place = jnp.clip(jnp.floor((scaled + 1) / 2 * bins), 0, bins - 1)
+    sums = jnp.zeros(bins, scaled.dtype).at[place.astype(int)].add(scaled)
+    return jnp.sum(jnp.abs(sums)) / scaled.size
+
+
+def mean_saturation(outputs: Float[Array, "..."], low: float, high: float) -> Float[Array, ""]:
+    """Return the mean of |g'|: what φ_B is for every even B, and tends to for the odd ones. NaN as there."""
+    return jnp.mean(jnp.abs(_scaled(outputs, low, high)))
+
+
+def vanished_share(slopes: Float[Array, "..."]) -> Float[Array, ""]:
+    """Return the share of derivatives of the activation that are zero exactly; NaN where one is not finite.
+
+    It depends on the precision: in float32 that of tanh vanishes from |x| = 8.0 on, in float64 from 19.1.
+    """
+    return _share(slopes == 0, slopes)
+
+
+def never_active_share(pre_activations: Float[Array, "sample unit"]) -> Float[Array, ""]:
+    """Return the share of units that are above zero on no sample (dead ReLUs); NaN where one is not finite."""
+    return _share(jnp.max(pre_activations, axis=0) <= 0, pre_activations)
+
+
+def _scaled(outputs: Array, low: float, high: float) -> Array:
+    if not low < high:
+        raise ValueError(f"the range is [{low}, {high}]: it must not be empty")
+    return 2 * (outputs - low) / (high - low) - 1
+
+
+def _share(hits: Array, of: Array) -> Array:
+    """The share of hits, written so that a diverged network (NaN <= 0 is False) does not pass for a healthy one."""
+    return jnp.where(jnp.all(jnp.isfinite(of)), jnp.mean(hits, dtype=of.dtype), jnp.nan)

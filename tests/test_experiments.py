@@ -1,0 +1,90 @@
+"""Every experiment at its smoke size: its findings hold, its control fails, a broken oracle is noticed, it can be drawn."""
+
+import functools
+import importlib
+import pkgutil
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import experiments
+from research import report
+from research.command_line import _documentation
+from research.experiment import designed, evaluate, names, planned
+
+FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
+# the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
+ORACLES = {
+    "minimum_norm": "minimum_l2_norm",
+    "max_margin": "maximum_margin",
+    "matrix_factorization": "minimum_nuclear_norm",
+    "activation_saturation": "saturation",
+}
+ALL = [
+    pytest.param(f"{family}.{name}", id=name, marks=pytest.mark.xdist_group(name))
+    for family in FAMILIES
+    for name in names(family)
+]
+
+
+@functools.cache
+def smoke(path):
+    """The experiment at smoke size, its dataset and its findings."""
+    experiment = importlib.import_module(path).experiment
+    experiment = experiment._replace(design=designed(experiment, experiment.smoke))
+    dataset = evaluate(experiment)
+    return experiment, dataset, experiment.findings(dataset)
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_the_main_finding_is_supported_and_none_is_void(path):
+    _, _, findings = smoke(path)
+    assert findings[0].status == "supported", findings[0]
+    assert all(finding.status != "void" for finding in findings), findings
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_the_control_fails(path):
+    experiment, _, _ = smoke(path)
+    finding = experiment.findings(evaluate(experiment, experiment.control))[0]
+    assert finding.status != "supported", finding
+
+
+@pytest.mark.parametrize("path", ALL)
+@pytest.mark.parametrize("broken", ["wrong", "not certified"])
+def test_a_broken_oracle_does_not_support_the_main_finding(path, broken, monkeypatch):
+    experiment, dataset, _ = smoke(path)
+    module = importlib.import_module(path)
+    oracle = getattr(module, ORACLES[path.rpartition(".")[2]])
+
+    @functools.wraps(oracle)
+    def other(*arguments, **parameters):
+        answer = np.asarray(oracle(*arguments, **parameters))
+        return answer * np.nan if broken == "not certified" else answer[..., ::-1] * 0.5 if answer.ndim else answer * 0.5
+
+    monkeypatch.setattr(module, oracle.__name__, other)
+    finding = experiment.findings(experiment.compare(dataset[dataset.attrs["swept"].split()]))[0]
+    assert finding.status == ("void" if broken == "not certified" else finding.status)
+    assert finding.status != "supported", finding
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_the_figure_has_labels_and_theory_in_black(path):
+    experiment, dataset, _ = smoke(path)
+    figure = experiment.draw(dataset)
+    shown = [axes for axes in figure.axes if axes.has_data()]
+    assert shown
+    assert all(axes.get_ylabel() or axes.get_xlabel() or axes.get_label() == "<colorbar>" for axes in shown)
+    assert any(line.get_color() in ("black", "k") for axes in shown for line in axes.lines)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_the_paper_design_and_the_documentation(path):
+    experiment = importlib.import_module(path).experiment
+    assert planned(experiment, experiment.paper).runs > planned(experiment, experiment.smoke).runs
+    family, _, name = path.rpartition(".")
+    documentation = _documentation(family, name)
+    for title in ("Claim", "Source", "Departure"):
+        assert report.section(documentation, title), f"{path} says nothing of its {title}"
