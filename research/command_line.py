@@ -159,12 +159,15 @@ def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    from research import layout
     from research.experiment import evaluate
     from research.store import Store
 
     experiment, began = _experiment(job), time.perf_counter()
     store = Store(job.path, say=report.plain)
     report.heading(f"{job.family} / {job.name}", job.described)
+    if caution := layout.caution(experiment.precision):
+        report.plain(caution)
     if options.draw_only:
         stored = store.load()
         if stored is None:
@@ -177,7 +180,10 @@ def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
             if progress.runs == 0:
                 report.plain(f"nothing has changed: read from {job.path}")
     found = experiment.findings(dataset)
+    provenance = json.loads(dataset.attrs["provenance"])
+    overrides = {str(name): values for name, values in job.overrides.items()}
     dataset.attrs |= {
+        "provenance": json.dumps({**provenance, "design": job.design, "overrides": overrides}),
         "design": job.described,
         "findings": json.dumps([{**finding._asdict(), "status": finding.status} for finding in found]),
         "experiment": f"{job.package}.{job.name}",
@@ -197,7 +203,7 @@ def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
 
 
 def _overrides(words: list[str]) -> dict[str, Any]:
-    """`name=value[,value…]` -> name: value or list of values; numbers as numbers, the rest as text."""
+    """`name=value[,value…]` -> name: list of values (an axis even of one); numbers as numbers, the rest as text."""
     found: dict[str, Any] = {}
     for word in words:
         name, equals, values = word.partition("=")
@@ -205,8 +211,7 @@ def _overrides(words: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set takes AXIS=VALUE[,VALUE…], got {word!r}")
         if name in found:
             raise ValueError(f"--set names {name!r} twice")
-        parsed = [_value(each) for each in values.split(",")]
-        found[name] = parsed if len(parsed) > 1 else parsed[0]
+        found[name] = [_value(each) for each in values.split(",")]
     return found
 
 

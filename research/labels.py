@@ -70,9 +70,10 @@ def lift(oracle: Callable, *arguments: Any, **parameters: Any) -> Any:
     known: dict[tuple, tuple[np.ndarray, ...]] = {}
 
     def asked(*values: Any) -> tuple[np.ndarray, ...]:
-        address = tuple((value.shape, value.tobytes()) for value in map(np.asarray, values))
+        arrays = tuple(map(np.asarray, values))
+        address = tuple((value.shape, value.tobytes()) for value in arrays)
         if address not in known:
-            known[address] = _without_padding(oracle, cores, list(outputs.values()), values, parameters)
+            known[address] = _without_padding(oracle, cores, list(outputs.values()), arrays, parameters)
         return known[address]
 
     single = len(outputs) == 1
@@ -100,7 +101,7 @@ def _without_padding(
     kept: dict[str, np.ndarray] = {}
     missing = False
     for core, value in zip(cores, values, strict=True):
-        present = ~np.isnan(value) if np.issubdtype(np.asarray(value).dtype, np.inexact) else np.ones(value.shape, bool)
+        present = ~np.isnan(value) if np.issubdtype(value.dtype, np.inexact) else np.ones(value.shape, bool)
         missing = missing or not present.any()
         for position, dimension in enumerate(core):
             others = tuple(axis for axis in range(len(core)) if axis != position)
@@ -113,7 +114,7 @@ def _without_padding(
         return tuple(np.full([kept[dimension].size for dimension in output], np.nan) for output in outputs)
     cut = [
         value[np.ix_(*(kept[dimension] for dimension in core))] if core else value.item()
-        for core, value in zip(cores, map(np.asarray, values), strict=True)
+        for core, value in zip(cores, values, strict=True)
     ]
     answer = oracle(*cut, **parameters)
     answers = answer if len(outputs) > 1 or hasattr(answer, "_fields") else (answer,)

@@ -40,4 +40,3 @@ class FullyConnected(linen.Module):
             seen.append(dense(self.width, f"hidden_{layer}")(outputs))
             outputs = self.activation(seen[-1])
         return Layers(dense(self.labels, "readout")(outputs), jnp.stack(seen))
-

@@ -45,9 +45,7 @@ def dual_acceleration(learning_rate: optax.ScalarOrSchedule = 1.0) -> optax.Grad
         moved = jax.tree.map(jnp.add, momentum, updates)
         return moved, DualAcceleration(optax.safe_increment(state.count), momentum)
 
-    return optax.chain(
-        optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
-    )
+    return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
 
 
 def inverse_square_root(learning_rate: Any) -> Callable[[Any], Any]:

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -50,7 +50,9 @@ def seeds(axes: Axes, values: xr.DataArray, label: str | None = None, **style: A
         axes.plot(values[x], row, **{**style, "color": thick.get_color(), "alpha": 0.3, "linewidth": 0.6})
 
 
-def theory(axes: Axes, x: Sequence[float] | Any, y: Sequence[float] | Any, label: str | None = "theory", **style: Any) -> None:
+def theory(
+    axes: Axes, x: Sequence[float] | Any, y: Sequence[float] | Any, label: str | None = "theory", **style: Any
+) -> None:
     """A curve that theory predicts: black, dashed unless `style` says otherwise."""
     axes.plot(x, y, **{"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5, "label": label, **style})
 

@@ -63,11 +63,11 @@ def plans(planned: list[tuple[str, str, Any]]) -> None:
     """Print what will be done: experiments, axes, runs, compiled programs, estimated memory."""
     table = Table("experiment", "axes", "runs", "programs", "memory", title="What will be done", title_justify="left")
     for name, departure, plan in planned:
-        axes = " × ".join(
-            f"{len(axis.values)} {axis.dimension.replace('+', ' with ')}" for axis in plan.grid.axes
-        )
+        axes = " × ".join(f"{len(axis.values)} {axis.dimension.replace('+', ' with ')}" for axis in plan.grid.axes)
         described = f"{name}\n[dim]{escape(departure)}[/]" if departure else name
-        table.add_row(described, f"{plan.seeds} seeds × {axes}", f"{plan.runs:,}", str(len(plan.cells)), _bytes(plan.memory))
+        table.add_row(
+            described, f"{plan.seeds} seeds × {axes}", f"{plan.runs:,}", str(len(plan.cells)), _bytes(plan.memory)
+        )
     runs, programs = sum(plan.runs for *_, plan in planned), sum(len(plan.cells) for *_, plan in planned)
     most = max((plan.memory for *_, plan in planned), default=0)
     table.add_section()
@@ -194,11 +194,13 @@ def write_claims(path: Path, outcome: Outcome) -> None:
     """Put the experiment's section into `claims.md`, in place of its former one; the other sections stay."""
     sections: dict[str, str] = {}
     if path.exists():
-        for key, text in re.findall(r"<!-- (\S+) -->\n(.*?)(?=<!-- \S+ -->|\Z)", path.read_text(encoding="utf-8"), re.DOTALL):
+        for key, text in re.findall(
+            r"<!-- (\S+) -->\n(.*?)(?=<!-- \S+ -->|\Z)", path.read_text(encoding="utf-8"), re.DOTALL
+        ):
             sections[key] = text.strip()
     sections[f"{outcome.family}/{outcome.name}"] = _claim(outcome, path.parent)
     head = (
-        "# Claims\n\nWritten by the experiments themselves: each finding with theory's band, the measured value and its "
+        "# Claims\n\nWritten by the experiments themselves: each finding with theory's band, what was measured and its "
         "95 % interval over seeds. *Supported*: the interval lies in the band. *Refuted*: the two are disjoint. "
         "*Inconclusive*: it straddles an end. *Not yet*: the trend is right and the bound lies beyond this budget. "
         "*Void*: an oracle was not certified or rivals were not separated.\n"
@@ -212,7 +214,9 @@ def write_claims(path: Path, outcome: Outcome) -> None:
 def _claim(outcome: Outcome, root: Path) -> str:
     facts = json.loads(outcome.dataset.attrs["provenance"])
     runs, diverged = counted(outcome.dataset)
-    linked = re.sub(r"arXiv[: ](\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", section(outcome.documentation, "Source"))
+    linked = re.sub(
+        r"arXiv[: ](\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", section(outcome.documentation, "Source")
+    )
     rows = "\n".join(
         f"| {_cell(finding.statement)} | {band(finding.band)} | {measured(finding)} | {finding.status}"
         f"{': ' + _cell(finding.outlook) if finding.status == 'not yet' else ''} |"

@@ -163,6 +163,8 @@ def sweep(
         "swept": " ".join(map(str, dataset.data_vars)),
         "provenance": provenance(
             simulate=f"{simulate.__module__}.{label(simulate)}",
+            axes={axis.dimension: [list(map(label, row)) for row in axis.values] for axis in planned.grid.axes},
+            fixed={name: label(value) for name, value in planned.grid.fixed.items()},
             seeds=seeds,
             key=key,
             precision=precision,

@@ -1,5 +1,7 @@
 """The smallest experiments that show what an engine must do right."""
 
+import functools
+import inspect
 from typing import Literal, NamedTuple
 
 import jax
@@ -80,17 +82,31 @@ def formula(key, slope: float, *, power: int = 1):
     return Number(slope**power * drawn(key))
 
 
-def looped(simulate, axes, seeds, key=0):
-    """(values, seed) -> the records of a plain Python loop, for each grid point of `axes` (a list of dicts)."""
-    records = {}
-    for number, values in enumerate(axes):
+def looped(simulate, points, seeds, key=0):
+    """(number of the point, seed, observable) -> the records of a plain Python loop, for a list of grid points."""
+    records, pieces = {}, {}
+    structure = {
+        each.name for each in inspect.signature(simulate).parameters.values() if each.kind is each.KEYWORD_ONLY
+    }
+    for number, values in enumerate(points):
+        static = {name: value for name, value in values.items() if name in structure}
+        numbers = {name: float(value) for name, value in values.items() if name not in structure}
+        if repr(static) not in pieces:
+            run = functools.partial(simulate, **static)
+            pieces[repr(static)] = (
+                jax.jit(lambda key, numbers, run=run: run(key, **numbers).state),
+                jax.jit(lambda key, numbers, state, run=run: run(key, **numbers).step(state)),
+                jax.jit(lambda key, numbers, state, run=run: run(key, **numbers).observe(state)),
+                run(jax.random.key(0), **numbers).at.tolist(),
+            )
+        begin, step, observe, at = pieces[repr(static)]
         for seed in range(seeds):
-            run = simulate(jax.random.fold_in(jax.random.key(key), seed), **values)
-            state, step, seen = run.state, jax.jit(run.step), []
-            for time in range(int(run.at[-1]) + 1):
-                state = step(state) if time else state
-                if time in run.at:
-                    seen.append(run.observe(state))
+            own = jax.random.fold_in(jax.random.key(key), seed)
+            state, seen = begin(own, numbers), []
+            for time in range(at[-1] + 1):
+                state = step(own, numbers, state) if time else state
+                if time in at:
+                    seen.append(observe(own, numbers, state))
             for name in seen[0]._fields:
                 records[number, seed, name] = np.stack([np.asarray(getattr(each, name)) for each in seen])
     return records

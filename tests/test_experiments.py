@@ -1,4 +1,4 @@
-"""Every experiment at its smoke size: its findings hold, its control fails, a broken oracle is noticed, it can be drawn."""
+"""Every experiment at smoke size: its findings hold, its control fails, a broken oracle is noticed, it is drawn."""
 
 import functools
 import importlib
@@ -61,7 +61,9 @@ def test_a_broken_oracle_does_not_support_the_main_finding(path, broken, monkeyp
     @functools.wraps(oracle)
     def other(*arguments, **parameters):
         answer = np.asarray(oracle(*arguments, **parameters))
-        return answer * np.nan if broken == "not certified" else answer[..., ::-1] * 0.5 if answer.ndim else answer * 0.5
+        return (
+            answer * np.nan if broken == "not certified" else answer[..., ::-1] * 0.5 if answer.ndim else answer * 0.5
+        )
 
     monkeypatch.setattr(module, oracle.__name__, other)
     finding = experiment.findings(experiment.compare(dataset[dataset.attrs["swept"].split()]))[0]

@@ -15,6 +15,7 @@ has about the same spectral norm `init_scale` at every depth. The paper states o
 so the bands are orderings.
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -88,7 +89,9 @@ def simulate(
             W, singular_values, effective_rank(singular_values), relative(W - planted), relative(mask * (W - planted))
         )
 
-    return Run(start(factors, optimizer), descent(loss, optimizer), observe, log_spaced(steps, 60), Given(planted, mask))
+    return Run(
+        start(factors, optimizer), descent(loss, optimizer), observe, log_spaced(steps, 60), Given(planted, mask)
+    )
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
@@ -143,21 +146,21 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             (-np.inf, 0.0),
             over_seeds(rank(deeper, small) - rank(shallower, small)),
         )
-        for shallower, deeper in zip(depths, depths[1:], strict=False)
+        for shallower, deeper in itertools.pairwise(depths)
     ]
     if len(scales) > 1:
         found += [
             Finding.of(
                 f"depth {depth}: least increase of the effective rank from one init_scale to the next larger",
                 (0.0, np.inf),
-                over_seeds(np.min([rank(depth, b) - rank(depth, a) for a, b in zip(scales, scales[1:], strict=False)], axis=0)),
+                over_seeds(np.min([rank(depth, b) - rank(depth, a) for a, b in itertools.pairwise(scales)], axis=0)),
             )
             for depth in depths
             if depth > 1
         ]
         found.append(
             Finding.of(
-                f"depth {depths[-1]}, init_scale {scales[-1]:g}: log10 of its error over that of the least nuclear norm",
+                f"depth {depths[-1]}, init_scale {scales[-1]:g}: log10 of its error over the least nuclear norm's",
                 (0.0, np.inf),
                 over_seeds(ratio(at(depths[-1], scales[-1]))),
             )

@@ -64,21 +64,20 @@ class Asymptote(NamedTuple):
 
 
 def planted(key: Array, samples: int = 30, features: int = 40, support: int = 6) -> Given:
-    """Samples z = y·x with planted multipliers p: z_k = u + a_k with a_k ⟂ u and Σ p_k a_k = 0, so that ŵ = u.
+    """Samples z = y·x with planted multipliers p: z_k = u + a_k with a_k ⟂ u and Σ p_k a_k = 0, so that ŵ = u and α = p.
 
-    The others are mixtures of these, moved to a margin between two and three.
+    The others are mixtures of these, moved to a margin between two and three. All numbers come from one draw: each
+    more would cost a second of compilation.
     """
-    share_key, direction_key, support_key, mixture_key, distance_key = jax.random.split(key, 5)
-    share = jax.nn.softmax(jax.random.uniform(share_key, (support,), minval=-0.7, maxval=0.7))
-    direction = jax.random.normal(direction_key, (features,))
+    draw = jax.random.normal(key, (samples + 2, features))
+    shares, direction, across, others = draw[0, :support], draw[1], draw[2 : 2 + support], draw[2 + support :]
+    p = jax.nn.softmax(0.7 * jnp.tanh(shares))
     direction = direction / jnp.linalg.norm(direction)
-    across = 3 * jax.random.normal(support_key, (support, features)) / features**0.5
-    across = across - (across @ direction)[:, None] * direction
-    nearest = direction + across - share @ across
-    mixture = jax.random.dirichlet(mixture_key, jnp.ones(support), (samples - support,))
-    others = jax.random.uniform(distance_key, (samples - support, 1), minval=2.0, maxval=3.0) * (mixture @ nearest)
+    across = 3 * (across - (across @ direction)[:, None] * direction) / features**0.5
+    nearest = direction + across - p @ across
+    mixed = jax.nn.softmax(others[:, :support]) @ nearest * (2 + jax.nn.sigmoid(others[:, support : support + 1]))
     y = jnp.where(jnp.arange(samples) % 2 == 0, 1.0, -1.0)
-    return Given(jnp.concatenate([nearest, others]) * y[:, None], y)
+    return Given(jnp.concatenate([nearest, mixed]) * y[:, None], y)
 
 
 def problem(key: Array, data: Data) -> Given:
@@ -143,3 +142,55 @@ def asymptote(X: Float[np.ndarray, "sample feature"], y: Float[np.ndarray, "samp
     beyond = (Z[~on] @ (alpha @ Z)).min(initial=np.inf) - 1
     residual = np.linalg.lstsq(Z[on], -np.log(alpha[on]), rcond=None)[0]
     return Asymptote(alpha @ Z, residual, np.array(min(1.0, modes[0], beyond)))
+
+
+def compare(dataset: xr.Dataset) -> xr.Dataset:
+    """The largest margin and how much of it is missing, what theory says about that, and where the weights should be."""
+    X, y, weights, t = dataset.X, dataset.y, dataset.weights, dataset.step
+    kind, length = dataset.optimizer, dataset.learning_rate
+    end = weights.where(t == dataset.steps).sum("step", min_count=1)
+    largest = lift(maximum_margin, X, y, order=2)
+    width = 1 / _norm(largest)
+    line = lift(asymptote, X, y)
+    scale = np.log(length / SMOOTHNESS * t.where(t > 0) / y.notnull().sum("sample"))
+    predicted = (line.direction * scale + line.residual).where(kind == "gradient_descent")
+    # 1/gap grows by 1/D for each unit of this clock: γ² times the distance that a gradient of norm γ would have gone.
+    walked = {"normalized_decaying": 2 * t**0.5, "normalized": t, "accelerated": (t**2 + 3 * t) / 4}
+    clock = np.log(t.where(t > 0)) + 0 * width
+    for name, distance in walked.items():
+        clock = xr.where(kind == name, width**2 * length * distance, clock)
+    gap = _gap(weights, X, y, width)
+    foreseen = _gap(predicted, X, y, width)
+    optimum = lift(logistic_optimum, X, y, dataset.weight_decay)
+    rivals = {
+        order: lift(maximum_margin, X.where(dataset.data == "planted"), y, order=order) for order in (1, 2, np.inf)
+    }
+    units = [direction / _norm(direction) for direction in rivals.values()]
+    cosines = [xr.dot(units[a].fillna(0), units[b].fillna(0), dim="feature") for a, b in ((0, 1), (1, 2), (0, 2))]
+    apart = np.maximum(np.maximum(cosines[0], cosines[1]), cosines[2]) <= SEPARATED
+    away = {
+        f"from_{name}": _norm(weights / _norm(weights) - unit).where(apart)
+        for name, unit in zip(("l1", "l2", "linf"), units)
+    }
+    early, last = dataset.steps / 1000, (t >= dataset.steps / 1000) & (t <= dataset.steps)
+    return dataset.assign(
+        **away,
+        width=width,
+        gap=gap,
+        foreseen=foreseen,
+        norm=_norm(weights),
+        exponent=line.exponent,
+        spread=1 / lift(margin_gap_slope, X, y),
+        separable=lift(separable, X, y),
+        clock=clock,
+    )
+
+
+def _norm(weights: xr.DataArray) -> xr.DataArray:
+    return np.sqrt((weights**2).sum("feature", min_count=1))
+
+
+def _gap(weights: xr.DataArray, X: xr.DataArray, y: xr.DataArray, width: xr.DataArray) -> xr.DataArray:
+    """The share of the largest margin, `width`, that the direction of the weights misses."""
+    margin = (y * xr.dot(X.fillna(0), weights.fillna(0), dim="feature")).min("sample")
+    return 1 - margin / _norm(weights) / width

@@ -153,10 +153,13 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
                 (0.0, TOLERANCE),
                 every_seed(per_seed(settled)),
             ),
-            _vanishing_decay(decayed),
         ]
+    if np.unique(decayed.weight_decay.values).size > 1 and select(decayed, init_scale=0.0).diverged.size:
+        found.append(_vanishing_decay(decayed))
     for optimizer in CONTRASTS:
-        runs = select(dataset, optimizer=optimizer, weight_decay=0.0, init_scale=0.0, learning_rate=lambda rate: rate < 1)
+        runs = select(
+            dataset, optimizer=optimizer, weight_decay=0.0, init_scale=0.0, learning_rate=lambda rate: rate < 1
+        )
         if runs.diverged.size:
             found.append(
                 Finding.of(
@@ -182,6 +185,7 @@ def _forgotten(runs: xr.Dataset) -> xr.DataArray:
 
 def _boundary(claimed: xr.Dataset) -> Estimate:
     """Between the largest learning rate at which every run settles and the smallest at which every run grows."""
+    claimed = claimed if "learning_rate" in claimed.dims else claimed.expand_dims("learning_rate")
     size = claimed.gradient_norm
     grows = (claimed.diverged | ~(size.isel(step=-1) < size.isel(step=0))).values
     others = tuple(axis for axis, dimension in enumerate(claimed.diverged.dims) if dimension != "learning_rate")
@@ -194,10 +198,8 @@ def _boundary(claimed: xr.Dataset) -> Estimate:
 
 def _vanishing_decay(decayed: xr.Dataset) -> Finding:
     """Along the ridge path each mode s of XᵀX/n gives the distance the local slope s/(s + λ), between 0 and 1."""
-    strengths = np.sort(np.atleast_1d(decayed.weight_decay.values))[:2]
+    strengths = np.sort(np.unique(decayed.weight_decay.values))[:2]
     runs = select(decayed, init_scale=0.0, learning_rate=lambda rate: rate >= 0.5)
-    if len(strengths) < 2 or not runs.diverged.size:
-        return Finding.of("weight decay → 0", (0.0, 1.0), every_seed([]))
     near, far = (select(runs, weight_decay=float(strength)).from_smallest for strength in strengths)
     slopes = np.log(far.squeeze("weight_decay") / near.squeeze("weight_decay")) / np.log(strengths[1] / strengths[0])
     lowest = runs.smallest_eigenvalue / (runs.smallest_eigenvalue + strengths[1])
@@ -209,7 +211,7 @@ def _vanishing_decay(decayed: xr.Dataset) -> Finding:
 
 
 def _norm(weights: xr.DataArray) -> xr.DataArray:
-    return np.sqrt((weights**2).sum("feature", skipna=True)).where(weights.notnull().any("feature"))
+    return ((weights**2).sum("feature", skipna=True) ** 0.5).where(weights.notnull().any("feature"))
 
 
 def _relative(weights: xr.DataArray, target: xr.DataArray) -> xr.DataArray:
@@ -225,7 +227,9 @@ def _spectrum(X: np.ndarray) -> float:
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """(a) the start decides the end, (b) until 2/λ_max, (c) other geometries end elsewhere, (d) ridge."""
-    figure, ((where, boundary), (contrast, decay)) = plots.figure(2, 2, "Gradient descent finds the nearest interpolant")
+    figure, ((where, boundary), (contrast, decay)) = plots.figure(
+        2, 2, "Gradient descent finds the nearest interpolant"
+    )
     claimed = select(dataset, optimizer=str(np.atleast_1d(dataset.optimizer.values)[0]))
     free = select(claimed, weight_decay=0.0)
     stable = select(free, learning_rate=lambda rate: rate < 1, init_scale=lambda scale: scale > 0)
@@ -248,7 +252,9 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         ylabel="gradient norm, end / start\n(clipped to 1e±20)",
     )
     names = list(dict.fromkeys(str(name) for name in np.atleast_1d(dataset.optimizer.values)))
-    start_at_zero = select(dataset, weight_decay=0.0, init_scale=0.0, data="gaussian", learning_rate=lambda rate: rate < 1)
+    start_at_zero = select(
+        dataset, weight_decay=0.0, init_scale=0.0, data="gaussian", learning_rate=lambda rate: rate < 1
+    )
     for number, (variable, name) in enumerate((("from_l1", "l1"), ("from_l2", "l2"), ("from_linf", "l∞"))):
         for place, optimizer in enumerate(names):
             values = select(start_at_zero, optimizer=optimizer)[variable].values.ravel()
@@ -257,7 +263,10 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             contrast.semilogy(x, values, "o", ms=3, alpha=0.3, color=f"C{number}", label=None if place else name)
     contrast.axhline(TOLERANCE, color="black", linestyle="--", label="tolerance of the claim")
     contrast.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names])
-    contrast.set(title="c  other geometries end elsewhere", ylabel="relative distance of the end\nto the interpolant of least norm")
+    contrast.set(
+        title="c  other geometries end elsewhere",
+        ylabel="relative distance of the end\nto the interpolant of least norm",
+    )
     decayed = select(
         claimed, init_scale=0.0, weight_decay=lambda strength: strength > 0, learning_rate=lambda rate: 0.5 <= rate < 1
     )
@@ -265,7 +274,9 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         runs = select(decayed, data=str(data))
         x, y = xr.broadcast(runs.weight_decay, runs.from_smallest)
         decay.loglog(x.values.ravel(), y.values.ravel(), "o", ms=3, alpha=0.4, color=f"C{number}", label=str(data))
-        predicted = runs.from_smallest_predicted.median([d for d in runs.from_smallest_predicted.dims if d != "weight_decay"])
+        predicted = runs.from_smallest_predicted.median(
+            [d for d in runs.from_smallest_predicted.dims if d != "weight_decay"]
+        )
         plots.theory(decay, predicted.weight_decay, predicted, None if number else "ridge (median seed)")
     decay.set(title="d  weight decay: ridge", xlabel="weight decay / λ_max", ylabel="distance of the end to X⁺y")
     for axes in (where, boundary, contrast, decay):

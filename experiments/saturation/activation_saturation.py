@@ -7,7 +7,7 @@ learning rate and lowers it with weight decay; a large learning rate kills ReLUs
 Source: Rakitianskaia & Engelbrecht 2015, IEEE SSCI, pp. 1423–1430; Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli 2016,
 arXiv 1606.05340; Schoenholz, Gilmer, Ganguli & Sohl-Dickstein 2017, arXiv 1611.01232, equations 3 to 5.
 
-Departure: 
+Departure:
 """
 
 from typing import Literal, NamedTuple
@@ -93,7 +93,9 @@ def simulate(
         seen, moved = jax.jvp(lambda inputs: network.apply(params, inputs), (shown,), (tangents,))
         lengths = jnp.stack([jnp.mean(tangents**2, axis=1), *jnp.mean(moved.pre_activations**2, axis=2)])
         growth = jnp.mean(lengths[1:] / jnp.maximum(lengths[:-1], jnp.finfo(lengths.dtype).tiny), axis=1)
-        outputs, slopes = jax.jvp(ACTIVATIONS[activation], (seen.pre_activations,), (jnp.ones_like(seen.pre_activations),))
+        outputs, slopes = jax.jvp(
+            ACTIVATIONS[activation], (seen.pre_activations,), (jnp.ones_like(seen.pre_activations),)
+        )
         vanished = jax.vmap(vanished_share)(slopes)
         accuracy = jnp.mean(jnp.argmax(seen.logits, axis=1) == answers, dtype=slopes.dtype)
         if activation == "relu":

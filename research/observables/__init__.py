@@ -1,0 +1,1 @@
+"""What is looked at: instruments that map a state, or what it computes, to numbers."""
