@@ -29,9 +29,13 @@ class Part(NamedTuple):
 
 
 def check_names(grid: Grid, shapes: Sequence[Shape]) -> None:
-    """Raise ValueError where an observable or a dimension of its own bears a name that is taken."""
+    """Raise ValueError where an observable or a dimension of its own bears a name that is taken or ambiguous."""
     taken = {axis.dimension for axis in grid.axes} | set(grid.coordinates()) | {"seed", "step", *ALWAYS}
+    own: dict[str, tuple[str, ...]] = {}
     for shape in shapes:
+        for name, (dimensions, _) in [*shape.observables.items(), *shape.given.items()]:
+            if own.setdefault(name, dimensions) != dimensions:
+                raise ValueError(f"{name!r} has dimensions {dimensions} in one cell and {own[name]} in another")
         names = [*shape.observables, *shape.given]
         for name in [*names, *shape.sizes]:
             if name in taken:

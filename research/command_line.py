@@ -18,13 +18,19 @@ from research import report
 DESIGNS = ("default", "smoke", "paper")
 EPILOG = """\
 examples:
-  {program}                                      every experiment of the family at its default size
-  {program} {name} --dry-run                     what it would do: axes, runs, programs, memory
-  {program} {name} --seeds 4 --set learning_rate=0.01,0.1
-  {program} {name} --draw-only                   the figure anew from the stored result
+  every experiment of the family at its default size
+    {program}
+  what one would do: axes, runs, compiled programs, memory
+    {program} {name} --dry-run
+  with other seeds and another axis
+    {program} {name} --seeds 4 --set learning_rate=0.1,0.5
+  the figure anew from the stored result
+    {program} {name} --draw-only
+  the parameters that --set takes
+    {program} {name} --list
 
 An override (--seeds, --set, --smoke, --paper) is recorded in the dataset and on its figure, and has files of its own:
-the default design's files and results/claims.md stay as they are. Parameters of an experiment: {program} {name} --list
+the default design's files and results/claims.md stay as they are.
 """
 
 

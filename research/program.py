@@ -170,29 +170,32 @@ class Program:
             seen = run.observe(run.state)
             found["seen"] = type(seen)
             state = _arrays(run.state)
-            return state, _arrays(run.step(state)), tuple(seen), tuple(run.given)
+            stopped = run.stop(state) if run.stop else False
+            return state, _arrays(run.step(state)), tuple(seen), tuple(run.given), _arrays(stopped)
 
-        state, stepped, seen, given = jax.eval_shape(probe, self.signature)
+        state, stepped, seen, given, stopped = jax.eval_shape(probe, self.signature)
         described = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
         if described(state) != described(stepped):
             raise TypeError(
                 f"{axes.label(self.simulate)}: a step must keep the shapes and dtypes of the state; "
                 f"{described(state)} became {described(stepped)}"
             )
+        if described(stopped) != ((), "bool"):
+            raise TypeError(f"{axes.label(self.simulate)}: stop must answer one bool, got {described(stopped)}")
+        sizes: dict[str, int] = {}
         return Shape(
             at=_increasing(found["at"]),
             timed=found["timed"],
-            observables=_labelled(found["seen"], seen, floating=True),
-            given=_labelled(found["given"], given) if given else {},
+            observables=_labelled(found["seen"], seen, sizes, floating=True),
+            given=_labelled(found["given"], given, sizes) if given else {},
             state_bytes=sum(_size(leaf) for leaf in jax.tree.leaves(state)),
             given_bytes=sum(_size(leaf) for leaf in given),
         )
 
 
-def _labelled(record: type, leaves: tuple, floating: bool = False) -> dict:
-    """Field -> (dimensions, shape), after checking one against the other."""
+def _labelled(record: type, leaves: tuple, sizes: dict[str, int], floating: bool = False) -> dict:
+    """Field -> (dimensions, shape), after checking one against the other and against the `sizes` seen before."""
     labelled = {}
-    sizes: dict[str, int] = {}
     for (name, dimensions), leaf in zip(labels.fields(record).items(), leaves, strict=True):
         owner = f"{record.__name__}.{name}"
         if len(dimensions) != len(leaf.shape):

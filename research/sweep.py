@@ -34,14 +34,9 @@ class Cell(NamedTuple):
     """A static cell of the grid: its program, and where its runs stand in the grid."""
 
     program: Program
-    static: dict[str, Any]
+    name: str
     points: np.ndarray
     traced: dict[str, np.ndarray]
-
-    @property
-    def name(self) -> str:
-        """The static values in words."""
-        return ", ".join(f"{name}={label(value)}" for name, value in self.static.items())
 
 
 class Plan(NamedTuple):
@@ -95,7 +90,8 @@ def plan(
     laid = grid(simulate, axes)
     with layout.precision(precision):
         cells = [
-            Cell(Program(simulate, static, traced), static, points, traced) for static, points, traced in laid.cells()
+            Cell(Program(simulate, static, traced), _named(static, laid), points, traced)
+            for static, points, traced in laid.cells()
         ]
     assembly.check_names(laid, [cell.program.shape for cell in cells])
     return Plan(laid, cells, seeds, key, precision)
@@ -178,6 +174,11 @@ def sweep(
         place.save(dataset)
         place.drop_cells()
     return dataset
+
+
+def _named(static: Mapping[str, Any], laid: Grid) -> str:
+    """The static values that set a cell apart from the others, in words."""
+    return ", ".join(f"{name}={label(value)}" for name, value in static.items() if name not in laid.fixed)
 
 
 def _said(report: Progress, before: int, runs: int, cell: str, part: float) -> None:

@@ -1,8 +1,8 @@
 import functools
+import re
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float
@@ -55,11 +55,11 @@ def simulate(key, rate: float, count: int = 2, *, kind: Literal["a", "b"] = "a",
         ({("rate", "count"): np.ones(2)}, ["('rate', 'count')", "(2,)"]),
         ({"rate": 1.0, ("rate", "kind"): [(1.0, "a")]}, ["'rate'", "given twice"]),
         ({("rate", "rate"): [(1.0, 1.0)]}, ["'rate'", "given twice"]),
-        ({}, ["simulate", "'rate'", "number" if False else "float"]),
+        ({}, ["simulate", "'rate'", "float"]),
     ],
 )
 def test_what_is_wrong_with_an_axis_is_named_before_anything_is_compiled(axes, words, compilations):
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
         sweep(simulate, axes)
     for word in words:
         assert word in str(caught.value)
@@ -90,23 +90,23 @@ def test_what_is_wrong_with_an_option_is_named_before_anything_is_compiled(optio
 
 
 def no_key():
-    return Number(jnp.zeros(()))
+    return Number(np.zeros(()))
 
 
 def keyword_key(*, key):
-    return Number(jnp.zeros(()))
+    return Number(np.zeros(()))
 
 
 def many(key, *rates):
-    return Number(jnp.zeros(()))
+    return Number(np.zeros(()))
 
 
 def anything(key, **rates):
-    return Number(jnp.zeros(()))
+    return Number(np.zeros(()))
 
 
 def taken(key, step: float = 1.0):
-    return Number(jnp.zeros(()))
+    return Number(np.zeros(()))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,10 @@ class AlongRate(NamedTuple):
     value: Float[Array, "rate"]
 
 
+class AlongFeature(NamedTuple):
+    value: Float[Array, "feature"]
+
+
 class Pair(NamedTuple):
     one: Float[Array, "feature"]
     two: Float[Array, "feature"]
@@ -167,52 +171,49 @@ class Data(NamedTuple):
 
 def timed(observables, at=(0, 1), step=lambda state: state, state=None, given=(), stop=None):
     return lambda: Run(
-        jnp.zeros(()) if state is None else state, step, lambda _: observables, np.array(at), given, stop
+        np.zeros(()) if state is None else state, step, lambda _: observables, np.array(at), given, stop
     )
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda: jnp.zeros(3), ["NamedTuple"]),
-        (lambda: {"value": jnp.zeros(())}, ["NamedTuple"]),
-        (lambda: (jnp.zeros(()),), ["NamedTuple"]),
-        (lambda: Bare(jnp.zeros(3)), ["Bare.value", "annotation"]),
-        (lambda: Unannotated(jnp.zeros(3)), ["Unannotated.value", "annotation"]),
-        (lambda: Fixed(jnp.zeros(3)), ["Fixed.value", "plain names", "'3'"]),
-        (lambda: Repeated(jnp.zeros((3, 3))), ["Repeated.value", "only once"]),
-        (lambda: Number(jnp.zeros(3)), ["Number.value", "()", "(3,)"]),
-        (lambda: Number(jnp.zeros((), int)), ["Number.value", "int", "float"]),
-        (lambda: Number(jnp.zeros((), bool)), ["Number.value", "bool", "float"]),
-        (lambda: Pair(jnp.zeros(3), jnp.zeros(4)), ["Pair.two", "'feature'", "4", "3"]),
-        (lambda: Rate(jnp.zeros(())), ["'rate'", "axis"]),
-        (lambda: Taken(jnp.zeros(())), ["'diverged'"]),
-        (lambda: AlongRate(jnp.zeros(3)), ["'rate'", "axis"]),
-        (lambda: Named(jnp.zeros(3)), ["'feature'", "two things"]),
-        (timed(Number(jnp.zeros(())), given=Number(jnp.zeros(()))), ["'value'", "two things"]),
-        (timed(Observables(jnp.zeros(3), jnp.zeros(())), given=Data(jnp.zeros(4))), ["'feature'", "3", "4"]),
-        (timed(Number(jnp.zeros(())), at=(0, 2, 2)), ["Run.at", "increasing", "2, 2"]),
-        (timed(Number(jnp.zeros(())), at=(3, 1)), ["Run.at", "increasing"]),
-        (timed(Number(jnp.zeros(())), at=(-1, 1)), ["Run.at", "0 or later"]),
-        (timed(Number(jnp.zeros(())), at=()), ["Run.at"]),
-        (timed(Number(jnp.zeros(())), at=(0.0, 1.0)), ["Run.at"]),
-        (timed(Number(jnp.zeros(())), at=((0, 1),)), ["Run.at"]),
-        (lambda: timed(Number(jnp.zeros(())))()._replace(at=jnp.arange(3)), ["Run.at", "NumPy"]),
-        (timed(Number(jnp.zeros(())), step=lambda state: state.astype("float32")), ["step", "float64", "float32"]),
-        (timed(Number(jnp.zeros(())), step=lambda state: jnp.stack([state])), ["step", "()", "(1,)"]),
-        (timed(Number(jnp.zeros(())), step=lambda state: (state, state)), ["step"]),
-        (timed(Number(jnp.zeros(())), stop=lambda state: jnp.zeros(2, bool)), ["stop", "(2,)"]),
-        (timed(Number(jnp.zeros(())), stop=lambda state: 1.5 * state), ["stop", "float64"]),
+        (lambda: np.zeros(3), ["NamedTuple"]),
+        (lambda: {"value": np.zeros(())}, ["NamedTuple"]),
+        (lambda: (np.zeros(()),), ["NamedTuple"]),
+        (lambda: Bare(np.zeros(3)), ["Bare.value", "annotation"]),
+        (lambda: Unannotated(np.zeros(3)), ["Unannotated.value", "annotation"]),
+        (lambda: Fixed(np.zeros(3)), ["Fixed.value", "plain names", "'3'"]),
+        (lambda: Repeated(np.zeros((3, 3))), ["Repeated.value", "only once"]),
+        (lambda: Number(np.zeros(3)), ["Number.value", "()", "(3,)"]),
+        (lambda: Number(np.zeros((), int)), ["Number.value", "int", "float"]),
+        (lambda: Number(np.zeros((), bool)), ["Number.value", "bool", "float"]),
+        (lambda: Pair(np.zeros(3), np.zeros(4)), ["Pair.two", "'feature'", "4", "3"]),
+        (lambda: Rate(np.zeros(())), ["'rate'", "axis"]),
+        (lambda: Taken(np.zeros(())), ["'diverged'"]),
+        (lambda: AlongRate(np.zeros(3)), ["'rate'", "axis"]),
+        (lambda: Named(np.zeros(3)), ["'feature'", "two things"]),
+        (timed(Number(np.zeros(())), given=Number(np.zeros(()))), ["'value'", "two things"]),
+        (timed(Observables(np.zeros(3), np.zeros(())), given=Data(np.zeros(4))), ["'feature'", "3", "4"]),
+        (timed(Number(np.zeros(())), at=(0, 2, 2)), ["Run.at", "increasing", "2, 2"]),
+        (timed(Number(np.zeros(())), at=(3, 1)), ["Run.at", "increasing"]),
+        (timed(Number(np.zeros(())), at=(-1, 1)), ["Run.at", "0 or later"]),
+        (timed(Number(np.zeros(())), at=()), ["Run.at"]),
+        (timed(Number(np.zeros(())), at=(0.0, 1.0)), ["Run.at"]),
+        (timed(Number(np.zeros(())), at=((0, 1),)), ["Run.at"]),
+        (lambda: timed(Number(np.zeros(())))()._replace(at=jax.numpy.arange(3)), ["Run.at", "NumPy"]),
+        (timed(Number(np.zeros(())), step=lambda state: state.astype("float32")), ["step", "float64", "float32"]),
+        (timed(Number(np.zeros(())), step=lambda state: state[None]), ["step", "()", "(1,)"]),
+        (timed(Number(np.zeros(())), step=lambda state: (state, state)), ["step"]),
+        (timed(Number(np.zeros(())), stop=lambda state: jax.numpy.zeros(2, bool)), ["stop", "(2,)"]),
+        (timed(Number(np.zeros(())), stop=lambda state: 1.5 * state), ["stop", "float64"]),
     ],
 )
 def test_what_is_wrong_with_a_simulation_is_named_before_anything_is_compiled(answer, words, compilations):
     def simulated(key, rate: float):
         return answer()
 
-    with jax.enable_x64(True):
-        answer()
-    compilations.count = 0
-    with pytest.raises((TypeError, ValueError), match="") as caught:
+    with pytest.raises((TypeError, ValueError), match=re.escape(words[0])) as caught:
         sweep(simulated, {"rate": (1.0, 2.0)})
     for word in words:
         assert word in str(caught.value)
@@ -221,22 +222,18 @@ def test_what_is_wrong_with_a_simulation_is_named_before_anything_is_compiled(an
 
 def test_cells_that_give_one_name_different_dimensions_are_refused():
     def simulated(key, *, wide: bool):
-        return Pair(jnp.zeros(3), jnp.zeros(3)) if wide else Rate(jnp.zeros(()))
+        return Pair(np.zeros(3), np.zeros(3)) if wide else Rate(np.zeros(()))
 
     def clashing(key, *, wide: bool):
-        return Number(jnp.zeros(())) if wide else AlongFeature(jnp.zeros(3))
+        return Number(np.zeros(())) if wide else AlongFeature(np.zeros(3))
 
     assert set(sweep(simulated, {"wide": [False, True]}).data_vars) >= {"one", "two", "rate"}
     with pytest.raises(ValueError, match=r"'value'.*feature"):
         sweep(clashing, {"wide": [False, True]})
 
 
-class AlongFeature(NamedTuple):
-    value: Float[Array, "feature"]
-
-
 def test_every_way_to_write_an_axis():
-    for values in ((0.1, 0.2), [0.1, 0.2], np.array([0.1, 0.2]), jnp.array([0.1, 0.2], "float32")):
+    for values in ((0.1, 0.2), [0.1, 0.2], np.array([0.1, 0.2]), jax.numpy.array([0.1, 0.2], "float32")):
         made = grid(regression, {"learning_rate": values})
         assert made.shape == (2,)
         np.testing.assert_allclose([value for (value,) in made.axes[0].values], [0.1, 0.2], rtol=1e-7)

@@ -190,7 +190,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         plots.theory(panel, panel.get_xlim(), (1, 1), "planted σ1 = σ2")
         panel.set(xscale="log", xlim=(1, int(dataset.step.max())), ylim=(-0.05, 1.25))
         panel.set(title=f"depth {depth}, init_scale {scales[0]:g}", xlabel="step", ylabel="singular value of W")
-    plots.legend(axes[0, -1], loc="center right")
+    plots.legend(axes[0, -1], loc="center left")
     end = dataset.isel(step=-1)
     nuclear = {"error": float(end.nuclear_error.median()), "effective_rank": float(end.nuclear_rank.median())}
     labels = {"error": "‖W − planted‖ / ‖planted‖", "effective_rank": "effective rank of W"}
@@ -210,6 +210,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             runs = select(end, depth=depth, init_scale=scales[0])
             spread.loglog(runs.nuclear_error.values, runs.error.values.ravel(), "o", ms=4, label=f"depth {depth}")
         plots.theory(spread, spread.get_xlim(), spread.get_xlim(), "equal")
+        spread.xaxis.set_minor_formatter("")
         spread.set(xlabel="error of the least nuclear norm", ylabel="error of the factorisation")
         spread.set(title=f"each seed, init_scale {scales[0]:g}")
         plots.legend(spread)
