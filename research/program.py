@@ -147,7 +147,8 @@ class Program:
         carry = jax.eval_shape(self.start, self.signature)
         count = jax.ShapeDtypeStruct((), np.int32)
         strides = jax.ShapeDtypeStruct((len(self.shape.at),), np.int32)
-        digest = hashlib.sha256(repr(self.shape.at.tolist()).encode())
+        labelled = [(name, own) for name, (own, _) in [*self.shape.observables.items(), *self.shape.given.items()]]
+        digest = hashlib.sha256(repr((self.shape.timed, self.shape.at.tolist(), labelled)).encode())
         for piece, arguments in (
             (self.start, (self.signature,)),
             (self.advance, ((key, traced, carry), count, count, strides, count)),
@@ -169,6 +170,7 @@ class Program:
             found["at"], found["given"] = run.at, type(run.given)
             seen = run.observe(run.state)
             found["seen"] = type(seen)
+            labels.fields(found["seen"])
             state = _arrays(run.state)
             stopped = run.stop(state) if run.stop else False
             return state, _arrays(run.step(state)), tuple(seen), tuple(run.given), _arrays(stopped)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -137,21 +138,25 @@ def experiment(outcome: Outcome, seconds: float) -> None:
 
 def findings(outcomes: list[Outcome]) -> None:
     """Print the table that a run ends with."""
-    table = Table(title="\nFindings", title_justify="left", show_lines=True)
-    for column in ("claim", "statement", "theory's band", "measured [95 %]", "runs", "diverged", "status"):
-        table.add_column(column, overflow="fold")
+    table = Table(title="\nFindings", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("claim", overflow="fold", max_width=11 if _console().width < 120 else None)
+    table.add_column("statement", min_width=16)
+    for column in ("theory's band", "measured [95 %]", "runs", "diverged"):
+        table.add_column(column, justify="right")
+    table.add_column("status", no_wrap=True, min_width=12)
     for outcome in outcomes:
         runs, diverged = counted(outcome.dataset)
-        for finding in outcome.findings:
+        for place, finding in enumerate(outcome.findings):
             table.add_row(
-                outcome.name,
+                outcome.name if place == 0 else "",
                 escape(finding.statement),
                 escape(band(finding.band)),
                 escape(measured(finding)),
-                str(runs),
-                str(diverged),
+                f"{runs:,}" if place == 0 else "",
+                f"{diverged:,}" if place == 0 else "",
                 f"[{STYLES[finding.status]}]{finding.status}[/]",
             )
+        table.add_section()
     _console().print(table)
 
 

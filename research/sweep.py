@@ -26,6 +26,7 @@ from research.program import DIVERGED, RUNNING, STOPPED, Program
 from research.store import Store, address, provenance
 
 SEGMENT = 1.0  # seconds of work between two looks at the clock
+BEGINNING = 20  # a segment lasts at least that many times what it costs to begin one
 FIRST_SEGMENT = 1e9  # bytes that the steps of the first, unmeasured segment may touch
 Progress = Callable[[float, int, str], None]
 
@@ -127,7 +128,8 @@ def sweep(
     place = Store(store) if isinstance(store, (str, Path)) else store
     addresses = planned.addresses() if place else []
     stored = place.load() if place and not fresh else None
-    if stored is not None and stored.attrs["cells"].split() == addresses:
+    described = _described(planned.grid)
+    if stored is not None and stored.attrs["cells"].split() == addresses and stored.attrs.get("grid") == described:
         return stored[stored.attrs["swept"].split()]
     report = progress or (lambda done, runs, cell: None)
     began, done, reused = time.perf_counter(), 0, 0
@@ -155,6 +157,7 @@ def sweep(
     dataset = assembly.assembled(planned.grid, seeds, parts)
     dataset.attrs = {
         "cells": " ".join(addresses),
+        "grid": described,
         "points": json.dumps([cell.points.tolist() for cell in planned.cells]),
         "swept": " ".join(map(str, dataset.data_vars)),
         "provenance": provenance(
@@ -174,6 +177,11 @@ def sweep(
         place.save(dataset)
         place.drop_cells()
     return dataset
+
+
+def _described(laid: Grid) -> str:
+    """The grid's labels: the same cells may also stand along other axes, or under other names."""
+    return json.dumps([laid.shape, laid.coordinates()], default=lambda values: values.tolist())
 
 
 def _named(static: Mapping[str, Any], laid: Grid) -> str:
@@ -216,7 +224,7 @@ def _driven(planned: Plan, cell: Cell, lanes: int | None, report: Callable[[floa
         if last < len(shape.at):
             strides[last] -= rest
         record, taken = last, target
-        steps = max(1, int(steps * min(8.0, max(SEGMENT, 20 * drawing) / max(spent - drawing, 1e-3))))
+        steps = max(1, int(steps * min(8.0, max(SEGMENT, BEGINNING * drawing) / max(spent - drawing, 1e-3))))
         report(runs * taken / total if total else runs)
     held = lambda leaf: np.asarray(leaf)[:runs].reshape(len(cell.points), seeds, *leaf.shape[1:]).swapaxes(0, 1)
     status, ended = held(carry.status), held(carry.ended_at)

@@ -1,0 +1,135 @@
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from simulations import Number, Observables, growth, regression, stochastic
+
+from research.dynamics import Run
+from research.sweep import plan, sweep
+
+engine = sys.modules["research.sweep"]
+
+
+def bitwise(one, other):
+    assert set(one.data_vars) == set(other.data_vars)
+    for name in one.data_vars:
+        np.testing.assert_array_equal(one[name].values, other[name].values)
+        assert one[name].dims == other[name].dims
+
+
+@pytest.fixture(params=[(1, 0), (5, 0), (3, np.inf)])
+def segments(request, monkeypatch):
+    """A first segment of some steps, and then segments of one step (0) or eight times longer each time (∞)."""
+
+    def cut(simulate, axes, runs):
+        first, length = request.param
+        shape = plan(simulate, axes).cells[0].program.shape
+        monkeypatch.setattr(engine, "FIRST_SEGMENT", first * runs * shape.working_set)
+        monkeypatch.setattr(engine, "SEGMENT", length)
+        monkeypatch.setattr(engine, "BEGINNING", 0)
+        last = shape.at[-1]
+        return -(-(last - first) // 24) + 1 if length else last - first + 1
+
+    return cut
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_segments_do_not_matter(lanes, segments):
+    for simulate, axes in (
+        (stochastic, {"learning_rate": (0.01, 0.1)}),
+        (growth, {"rate": (0.5, 3.0, -2.0, 1e20, 1e200)}),  # goes on, stops, stops, diverges
+    ):
+        whole = sweep(simulate, axes, seeds=2, lanes=lanes)
+        assert whole.diverged.any() == (simulate is growth)
+        heard = []
+        expected = segments(simulate, axes, 2 * len(next(iter(axes.values()))))
+        parts = sweep(simulate, axes, seeds=2, lanes=lanes, progress=lambda *words, heard=heard: heard.append(words))
+        assert len(heard) == expected + 1  # and once when the cell is done
+        bitwise(parts, whole)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, None])
+def test_a_diverged_run_is_marked_and_leaves_its_neighbours_alone(lanes, devices):
+    rates = (0.5, 1e200, 0.9)
+    dataset = sweep(growth, {"rate": rates, "limit": [1e300], "noise": [True]}, seeds=3, lanes=lanes)
+    assert dataset.diverged.dims == ("seed", "rate", "limit", "noise")
+    assert dataset.diverged.squeeze().values.tolist() == [[False, True, False]] * 3
+    assert dataset.diverged_at.squeeze().values.tolist() == [[-1, 2, -1]] * 3
+    lost = dataset.value.sel(rate=1e200).squeeze().values
+    assert np.isfinite(lost[:, 0]).all()
+    assert np.isinf(lost[:, 1]).all()  # what was seen when it broke
+    assert np.isnan(lost[:, 2:]).all()
+    for rate in (0.5, 0.9):
+        alone = sweep(growth, {"rate": [rate], "limit": [1e300], "noise": [True]}, seeds=3, lanes=lanes)
+        np.testing.assert_array_equal(dataset.value.sel(rate=rate).squeeze(), alone.value.squeeze())
+
+
+def test_a_run_may_diverge_before_its_first_step_or_in_what_is_looked_at_only():
+    def simulate(key, start: float):
+        state = jnp.log(start)  # −∞ for 0
+        return Run(state, lambda state: state - 1, lambda state: Number(jnp.sqrt(state)), np.array([0, 1, 2, 3]))
+
+    dataset = sweep(simulate, {"start": (0.0, np.exp(1.5), np.exp(9.0))})
+    assert dataset.diverged_at.values.tolist() == [[0, 2, -1]]
+    assert np.isnan(dataset.value.values[0, 1, 2:]).all()
+    assert np.isfinite(dataset.value.values[0, 1, :2]).all()
+
+
+def test_the_state_of_a_run_that_has_ended_is_frozen(monkeypatch):
+    ages, spread = [], engine.layout.spread
+
+    def heard(*arguments, **options):
+        run = spread(*arguments, **options)
+
+        def noted(*arguments):
+            carry = run(*arguments)
+            ages.append(np.asarray(carry.state["age"])[:3])
+            return carry
+
+        return noted
+
+    monkeypatch.setattr(engine.layout, "spread", heard)
+    monkeypatch.setattr(engine, "FIRST_SEGMENT", 0)  # segments of one step
+    monkeypatch.setattr(engine, "SEGMENT", 0)
+    monkeypatch.setattr(engine, "BEGINNING", 0)
+    sweep(growth, {"rate": (0.5, 10.0, 1e200), "limit": [50.0]}, lanes=3)
+    assert ages[-1].tolist() == [32, 2, 1]  # to the end; stopped at 2; about to overflow at 2
+    assert [age.tolist() for age in ages[-30:-28]] == [[2, 2, 1], [3, 2, 1]]
+
+
+def test_a_run_that_stops_keeps_its_last_value():
+    dataset = sweep(growth, {"rate": (2.0, 3.0, 0.5), "limit": [10.0]})
+    assert not dataset.diverged.any()
+    values = dataset.value.squeeze().values
+    assert values[0].tolist() == [1, 4, 16, 16, 16, 16]
+    assert values[1].tolist() == [1, 9, 81, 81, 81, 81]
+    np.testing.assert_allclose(values[2], 0.5 ** dataset.step.values)
+
+
+def test_a_state_may_be_weakly_typed():
+    def simulate(key, rate: float):
+        state = (0.0, 1, True, jnp.zeros_like(2.0))
+        step = lambda state: (state[0] + rate, state[1] + 1, ~state[2], state[3] + state[1])
+        observe = lambda state: Observables(jnp.stack([state[0], 1.0 * state[1], 1.0 * state[2]]), state[3])
+        return Run(state, step, observe, np.array([0, 3]))
+
+    dataset = sweep(simulate, {"rate": (0.25, 0.5)})
+    assert dataset.weights.values[0].tolist() == [[[0, 1, 1], [0.75, 4, 0]], [[0, 1, 1], [1.5, 4, 0]]]
+    assert dataset.loss.values[0].tolist() == [[0, 6], [0, 6]]
+
+
+def test_compilations_grow_with_structure_and_not_with_numbers(compilations):
+    def counted(values, **axes):
+        rates = np.linspace(0.1, 0.5, values)
+        compilations.count = 0
+        sweep(regression, {"learning_rate": rates, **axes}, seeds=2, lanes=1)
+        return compilations.count
+
+    def warm(values, **axes):  # small programs such as cutting an array of that size are compiled once a process
+        counted(values, **axes)
+        return counted(values, **axes)
+
+    assert warm(2) == warm(31) == 3  # start, advance, and what is given
+    assert counted(200) <= 10
+    assert warm(31, geometry=["plain", "sign"], decay=[0.1, 0.2]) == 6
