@@ -138,22 +138,23 @@ def experiment(outcome: Outcome, seconds: float) -> None:
 
 def findings(outcomes: list[Outcome]) -> None:
     """Print the table that a run ends with."""
+    narrow = _console().width < 120
     table = Table(title="\nFindings", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("claim", overflow="fold", max_width=11 if _console().width < 120 else None)
+    table.add_column("claim, runs (diverged)" if narrow else "claim", overflow="fold", max_width=16 if narrow else None)
     table.add_column("statement", min_width=16)
-    for column in ("theory's band", "measured [95 %]", "runs", "diverged"):
+    for column in ("theory's band", "measured [95 %]", *(() if narrow else ("runs", "diverged"))):
         table.add_column(column, justify="right")
     table.add_column("status", no_wrap=True, min_width=12)
     for outcome in outcomes:
         runs, diverged = counted(outcome.dataset)
         for place, finding in enumerate(outcome.findings):
+            first = place == 0
             table.add_row(
-                outcome.name if place == 0 else "",
+                (f"{outcome.name} {runs:,} ({diverged:,})" if narrow else outcome.name) if first else "",
                 escape(finding.statement),
                 escape(band(finding.band)),
                 escape(measured(finding)),
-                f"{runs:,}" if place == 0 else "",
-                f"{diverged:,}" if place == 0 else "",
+                *(() if narrow else (f"{runs:,}", f"{diverged:,}") if first else ("", "")),
                 f"[{STYLES[finding.status]}]{finding.status}[/]",
             )
         table.add_section()
