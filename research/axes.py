@@ -95,8 +95,8 @@ def label(value: Any) -> Any:
     if isinstance(value, (str, bool, numbers.Integral, numbers.Real)):
         return value
     if hasattr(value, "func") and hasattr(value, "keywords"):
-        bound = ", ".join([*map(str, value.args), *(f"{name}={given}" for name, given in value.keywords.items())])
-        return f"{label(value.func)}({bound})"
+        bound = [*map(label, value.args), *(f"{name}={label(given)}" for name, given in value.keywords.items())]
+        return f"{label(value.func)}({', '.join(map(str, bound))})"
     return getattr(value, "__name__", None) or str(value)
 
 

@@ -166,3 +166,17 @@ def arms(dataset: xr.Dataset) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
     for position in np.ndindex(*(dataset.sizes[dimension] for dimension in axes)):
         point = dataset.isel(dict(zip(axes, position, strict=True)))
         yield {str(name): value.item() for name, value in point.coords.items() if not value.ndim}, point
+
+
+def table(dataset: xr.Dataset, variable: str, *parameters: str) -> xr.DataArray:
+    """The variable by seed and by the values of these parameters, whether they are axes, parts of a zip, or fixed.
+
+    The mean over every other dimension; NaN where there is no run, or one of them is NaN.
+    """
+    values = [np.unique(dataset[name].values) for name in parameters]
+    rows = np.empty((dataset.sizes["seed"], *map(len, values)))
+    for place in np.ndindex(rows.shape[1:]):
+        chosen = {name: column[i] for name, column, i in zip(parameters, values, place, strict=True)}
+        rows[(slice(None), *place)] = per_seed(select(dataset, **chosen)[variable], "mean")
+    coordinates = dict(zip(parameters, values, strict=True))
+    return xr.DataArray(rows, {"seed": dataset.seed, **coordinates}, ("seed", *parameters), name=variable)

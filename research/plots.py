@@ -50,6 +50,13 @@ def seeds(axes: Axes, values: xr.DataArray, label: str | None = None, **style: A
         axes.plot(values[x], row, **{**style, "color": thick.get_color(), "alpha": 0.3, "linewidth": 0.6})
 
 
+def points(axes: Axes, x: xr.DataArray, y: xr.DataArray, label: str | None = None, **style: Any) -> None:
+    """A dot for every run: `x` and `y` are broadcast against each other by name."""
+    x, y = xr.broadcast(x, y)
+    dots = {"linestyle": "none", "marker": "o", "markersize": 3, "alpha": 0.4, **style}
+    axes.plot(x.values.ravel(), y.values.ravel(), label=label, **dots)
+
+
 def theory(
     axes: Axes, x: Sequence[float] | Any, y: Sequence[float] | Any, label: str | None = "theory", **style: Any
 ) -> None:

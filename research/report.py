@@ -122,8 +122,8 @@ class _Lines:
             return
         self.said = now
         spent = now - self.began
-        left = spent * (runs - done) / max(done, 1e-9)
-        plain(f"{int(done)}/{runs} runs, {done / max(spent, 1e-9):.3g}/s, about {left:.0f} s left  {cell}")
+        left = f"about {spent * (runs - done) / done:.0f} s left" if done > 0.01 * runs else "time left not known yet"
+        plain(f"{int(done)}/{runs} runs, {done / max(spent, 1e-9):.3g}/s, {left}  {cell}")
 
 
 def experiment(outcome: Outcome, seconds: float) -> None:

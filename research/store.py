@@ -31,7 +31,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeE
 
 def read(path: str | Path) -> xr.Dataset:
     """The dataset in a result's file. Raises one of `UNREADABLE` where it is truncated or something else wrote it."""
-    with xr.open_dataset(path, engine="h5netcdf") as stored:
+    with xr.open_dataset(path, engine="h5netcdf", phony_dims="access") as stored:
         if stored.attrs.get("format") != FORMAT:
             raise ValueError(f"its format is {stored.attrs.get('format')!r}, not {FORMAT!r}")
         return stored.load()
@@ -72,7 +72,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return dict(stored)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
             self._set_aside(path, problem)

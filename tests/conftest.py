@@ -6,7 +6,7 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-CHECKED = ("data", "dynamics", "labels", "models", "observables", "optimizers", "statistics", "store")
+CHECKED = ("data", "dynamics", "models", "observables", "optimizers", "statistics", "store")
 install_import_hook([f"research.{name}" for name in CHECKED], "beartype.beartype")
 
 import jax  # noqa: E402

@@ -261,6 +261,7 @@ def test_the_signature_is_the_configuration():
 def test_labels_are_numbers_text_and_names():
     assert [label(value) for value in (1, 2.5, "text", True, abs)] == [1, 2.5, "text", True, "abs"]
     assert label(functools.partial(max, 3, default=1)) == "max(3, default=1)"
+    assert label(functools.partial(sorted, key=abs)) == "sorted(key=abs)"  # no address in memory
 
 
 def test_cells_are_the_distinct_structures_and_hold_every_point_once():

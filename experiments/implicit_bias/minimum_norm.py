@@ -28,7 +28,14 @@ from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import lift, per_seed, select
 from research.optimizers import coordinate_descent
-from research.oracles.least_squares import minimum_l1_norm, minimum_l2_norm, minimum_linf_norm, null_component, ridge
+from research.oracles.least_squares import (
+    minimum_l1_norm,
+    minimum_l2_norm,
+    minimum_linf_norm,
+    null_component,
+    ridge,
+    smallest_eigenvalue,
+)
 from research.statistics import Estimate, every_seed
 
 Data = Literal["gaussian", "rank_deficient", "digits", "diabetes"]
@@ -109,13 +116,12 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     smallest = lift(minimum_l2_norm, X, y, xr.zeros_like(dataset.initial))
     kept = lift(null_component, X, dataset.initial)
     away = lambda oracle: _relative(end, lift(oracle, X, y))
-    spectrum = xr.apply_ufunc(_spectrum, X, input_core_dims=[["sample", "feature"]], vectorize=True)
     return dataset.assign(
         distance=_relative(end, solution),
         from_smallest=_norm(end - smallest),
         from_smallest_predicted=_norm(solution - smallest),
         null_change=_norm(lift(null_component, X, end) - kept) / _norm(end),
-        smallest_eigenvalue=spectrum,
+        smallest_eigenvalue=lift(smallest_eigenvalue, X),
         from_l1=away(minimum_l1_norm),
         from_l2=away(minimum_l2_norm),
         from_linf=away(minimum_linf_norm),
@@ -218,68 +224,47 @@ def _relative(weights: xr.DataArray, target: xr.DataArray) -> xr.DataArray:
     return _norm(weights - target) / _norm(target)
 
 
-def _spectrum(X: np.ndarray) -> float:
-    """The smallest eigenvalue of XᵀX/n that is not zero."""
-    X = X[np.isfinite(X).any(axis=1)][:, np.isfinite(X).any(axis=0)]
-    values = np.linalg.svd(X, compute_uv=False) ** 2 / len(X)
-    return float(values[values > 1e-12 * values[0]].min())
-
-
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """(a) the start decides the end, (b) until 2/λ_max, (c) other geometries end elsewhere, (d) ridge."""
     figure, ((where, boundary), (contrast, decay)) = plots.figure(
         2, 2, "Gradient descent finds the nearest interpolant"
     )
     claimed = select(dataset, optimizer=str(np.atleast_1d(dataset.optimizer.values)[0]))
-    free = select(claimed, weight_decay=0.0)
-    stable = select(free, learning_rate=lambda rate: rate < 1, init_scale=lambda scale: scale > 0)
-    for number, data in enumerate(np.unique(stable.data.values)):
-        runs = select(stable, data=str(data))
-        x, y = xr.broadcast(runs.from_smallest_predicted, runs.from_smallest)
-        where.loglog(x.values.ravel(), y.values.ravel(), "o", ms=3, alpha=0.4, color=f"C{number}", label=str(data))
-        runs = select(free, data=str(data))
-        growth = runs.gradient_norm.isel(step=-1) / runs.gradient_norm.isel(step=0)
-        growth = growth.where(~runs.diverged, 1e200).clip(1e-20, 1e20)
-        x, y = xr.broadcast(runs.learning_rate, growth)
-        boundary.semilogy(x.values.ravel(), y.values.ravel(), "o", ms=3, alpha=0.4, color=f"C{number}")
-    ends = np.array(where.get_xlim())
-    plots.theory(where, ends, ends, "‖P_null w0‖")
-    where.set(title="a  the start decides the end", xlabel="‖P_null w0‖", ylabel="distance of the end to X⁺y")
-    boundary.axvline(1, color="black", linestyle="--", label="2(1 + momentum)/λ_max")
-    boundary.set(
-        title="b  stable until 2/λ_max",
-        xlabel="learning rate / threshold",
-        ylabel="gradient norm, end / start\n(clipped to 1e±20)",
-    )
-    names = list(dict.fromkeys(str(name) for name in np.atleast_1d(dataset.optimizer.values)))
-    start_at_zero = select(
-        dataset, weight_decay=0.0, init_scale=0.0, data="gaussian", learning_rate=lambda rate: rate < 1
-    )
-    for number, (variable, name) in enumerate((("from_l1", "l1"), ("from_l2", "l2"), ("from_linf", "l∞"))):
-        for place, optimizer in enumerate(names):
-            values = select(start_at_zero, optimizer=optimizer)[variable].values.ravel()
-            values = np.maximum(values[np.isfinite(values)], 1e-16)
-            x = np.full(values.size, place + 0.22 * (number - 1))
-            contrast.semilogy(x, values, "o", ms=3, alpha=0.3, color=f"C{number}", label=None if place else name)
-    contrast.axhline(TOLERANCE, color="black", linestyle="--", label="tolerance of the claim")
-    contrast.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names])
-    contrast.set(
-        title="c  other geometries end elsewhere",
-        ylabel="relative distance of the end\nto the interpolant of least norm",
-    )
-    decayed = select(
-        claimed, init_scale=0.0, weight_decay=lambda strength: strength > 0, learning_rate=lambda rate: 0.5 <= rate < 1
-    )
-    for number, data in enumerate(np.unique(claimed.data.values)):
-        runs = select(decayed, data=str(data))
-        x, y = xr.broadcast(runs.weight_decay, runs.from_smallest)
-        decay.loglog(x.values.ravel(), y.values.ravel(), "o", ms=3, alpha=0.4, color=f"C{number}", label=str(data))
-        predicted = runs.from_smallest_predicted.median(
-            [d for d in runs.from_smallest_predicted.dims if d != "weight_decay"]
+    below = lambda rate: rate < 1
+    for number, data in enumerate(np.unique(claimed.data.values).tolist()):
+        style = {"color": f"C{number}", "label": data.replace("_", " ")}
+        runs = select(claimed, data=data, weight_decay=0.0)
+        growth = (runs.gradient_norm.isel(step=-1) / runs.gradient_norm.isel(step=0)).where(~runs.diverged, np.inf)
+        plots.points(boundary, runs.learning_rate, growth.clip(1e-20, 1e20), **style)
+        runs = select(runs, learning_rate=below, init_scale=lambda scale: scale > 0)
+        plots.points(where, runs.from_smallest_predicted, runs.from_smallest, **style)
+        settled = {"init_scale": 0.0, "learning_rate": lambda rate: 0.5 <= rate < 1}
+        runs = select(claimed, data=data, weight_decay=lambda strength: strength > 0, **settled)
+        plots.points(decay, runs.weight_decay, runs.from_smallest, **style)
+        others = [dimension for dimension in runs.from_smallest_predicted.dims if dimension != "weight_decay"]
+        predicted = runs.from_smallest_predicted.median(others)
+        plots.theory(decay, runs.weight_decay, predicted, None if number else "ridge (median seed)")
+    optimizers = list(dict.fromkeys(np.atleast_1d(dataset.optimizer.values).tolist()))
+    for place, optimizer in enumerate(optimizers):
+        runs = select(
+            dataset, optimizer=optimizer, data="gaussian", weight_decay=0.0, init_scale=0.0, learning_rate=below
         )
-        plots.theory(decay, predicted.weight_decay, predicted, None if number else "ridge (median seed)")
-    decay.set(title="d  weight decay: ridge", xlabel="weight decay / λ_max", ylabel="distance of the end to X⁺y")
+        for number, (name, distance) in enumerate({"l1": "from_l1", "l2": "from_l2", "l∞": "from_linf"}.items()):
+            x, y = xr.DataArray(place + 0.22 * (number - 1)), runs[distance].clip(1e-16)
+            plots.points(contrast, x, y, None if place else name, color=f"C{number}")
+    plots.theory(where, where.get_xlim(), where.get_xlim(), "‖P_null w0‖")
+    boundary.axvline(1, color="black", linestyle="--", linewidth=1.2, label="2(1 + momentum)/λ_max")
+    contrast.axhline(TOLERANCE, color="black", linestyle="--", linewidth=1.2, label="tolerance of the claim")
+    contrast.set_xticks(range(len(optimizers)), [name.replace("_", "\n") for name in optimizers])
+    growth_label = "gradient norm, end / start\n(clipped to 1e±20)"
+    away_label = "relative distance of the end\nto the interpolant of least norm"
+    distance_label = "distance of the end to X⁺y"
+    where.set(title="a  the start decides the end", xscale="log", xlabel="‖P_null w0‖", ylabel=distance_label)
+    boundary.set(title="b  stable until 2/λ_max", xlabel="learning rate / threshold", ylabel=growth_label)
+    contrast.set(title="c  other geometries end elsewhere", ylabel=away_label)
+    decay.set(title="d  weight decay: ridge", xscale="log", xlabel="weight decay / λ_max", ylabel=distance_label)
     for axes in (where, boundary, contrast, decay):
+        axes.set_yscale("log")
         plots.legend(axes)
     return figure
 

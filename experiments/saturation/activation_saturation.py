@@ -1,16 +1,25 @@
-"""Saturation of wide networks: before training as the mean field says, and through training.
+"""Saturation of wide networks: before training as the mean field says, and through training on digits.
 
-Claim: A random network's saturation (the measure φ_B of Rakitianskaia & Engelbrecht) is E|g(√q* z)| at the mean-field
-variance q*, and perturbations grow past the edge of chaos, where χ_1 = 1. Training on digits raises φ_B with the
-learning rate and lowers it with weight decay; a large learning rate kills ReLUs.
+Claim: A wide random network is as saturated as the mean field says: the measure φ_B of Rakitianskaia & Engelbrecht is
+E|g(√q* z)| at the variance q*, and perturbations grow from the edge of chaos on, χ_1 = 1. Training raises φ_B with the
+learning rate, weight decay lowers it, and large learning rates kill ReLUs.
 
-Source: Rakitianskaia & Engelbrecht 2015, IEEE SSCI, pp. 1423–1430; Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli 2016,
-arXiv 1606.05340; Schoenholz, Gilmer, Ganguli & Sohl-Dickstein 2017, arXiv 1611.01232, equations 3 to 5.
+Source: Rakitianskaia & Engelbrecht 2015, "Measuring saturation in neural networks", IEEE SSCI, pp. 1423–1430; Poole et
+al. 2016, arXiv 1606.05340; Schoenholz et al. 2017, arXiv 1611.01232, section 3; what learning rate and weight decay do,
+and dead ReLUs: textbook statements.
 
-Departure:
+Departure: Inputs are the bundled digits, standardised and each scaled to ‖x‖² = 64, so that all enter with one variance,
+q_1 = σ_w² + σ_b². `weight_variance` is σ_w² (some papers' axes bear σ_w). φ_B pools units and images, in ten bins. What
+is looked at (φ_B, units active on no image, accuracy) is seen on images that are not trained on. Weight decay is SGD's,
+w ← w − η (∇L + λ w), biases included. Perturbations are of first order and orthogonal to the input. Where the variance
+dies as 1/depth (tanh and softsign at σ_b = 0) the edge is not judged: no depth here is enough.
+
+Bands: φ_B is a mean over N units of numbers in [0, 1], of deviation 1/2 at most, and 2/√N is four times that over √N. A
+network has arrived where theory's own distance from the fixed point, at that depth, is a tenth of this or less. The
+runs are in float64, since that φ_B is mean|g'| for even B is an identity, to be checked to 1e-12.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,20 +32,16 @@ from research import data as problems
 from research import plots
 from research.dynamics import Run, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select
+from research.labels import lift, per_seed, select, table
 from research.models import FullyConnected
-from research.observables.saturation import (
-    RANGES,
-    binned_saturation,
-    mean_saturation,
-    never_active_share,
-    vanished_share,
-)
+from research.observables.saturation import RANGES, binned_saturation, mean_saturation, never_active_share
 from research.oracles.mean_field import edge_of_chaos, mean_field, saturation, variance_path
-from research.statistics import Estimate, every_seed, over_seeds, slope
+from research.statistics import every_seed, over_seeds, slope
 
 ACTIVATIONS = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "softsign": jax.nn.soft_sign, "relu": jax.nn.relu}
-EVEN, ODD = 10, 9
+EVEN, ODD = 10, 9  # bins
+ALLOWANCE, ARRIVED = 2.0, 0.2  # in units of 1/√width
+WORKS = 0.9  # accuracy
 
 
 class Bounded(NamedTuple):
@@ -44,14 +49,12 @@ class Bounded(NamedTuple):
     saturation_odd: Float[Array, "layer"]
     saturation_limit: Float[Array, "layer"]
     growth: Float[Array, "layer"]
-    vanished: Float[Array, "layer"]
     accuracy: Float[Array, ""]
 
 
 class Rectified(NamedTuple):
     never_active: Float[Array, "layer"]
     growth: Float[Array, "layer"]
-    vanished: Float[Array, "layer"]
     accuracy: Float[Array, ""]
 
 
@@ -66,43 +69,41 @@ def simulate(
     initialization: Literal["gaussian", "uniform"] = "gaussian",
     depth: int = 3,
     width: int = 100,
-    images: int = 500,
+    looked_at: int = 500,
     steps: int = 2000,
     batch: int = 32,
 ) -> Run | Bounded | Rectified:
-    images_, labels = problems.digits()
-    inputs = problems.standardized(images_)
-    inputs *= inputs.shape[1] ** 0.5 / np.linalg.norm(inputs, axis=1, keepdims=True)
-    held_out = np.isin(np.arange(len(labels)), np.linspace(0, len(labels) - 1, images).astype(int))
-    shown, answers = jnp.asarray(inputs[held_out]), jnp.asarray(labels[held_out])
-    X, y = jnp.asarray(inputs[~held_out]), jnp.asarray(labels[~held_out])
+    """SGD on the cross-entropy from W ~ N(0, weight_variance / fan_in), b ~ N(0, bias_variance); 0 steps: the start alone.
+
+    "uniform" draws W from ±√(weight_variance / fan_in), the libraries' old default: a third of that variance.
+    """
+    images, labels = problems.digits()
+    inputs = problems.standardized(images)
+    inputs *= (inputs.shape[1] / np.sum(inputs**2, axis=1, keepdims=True)) ** 0.5
+    seen = np.isin(np.arange(len(labels)), np.linspace(0, len(labels) - 1, looked_at).astype(int))
+    shown, X, y = jnp.asarray(inputs[seen]), jnp.asarray(inputs[~seen]), jnp.asarray(labels[~seen])
     init_key, tangent_key, descent_key = jax.random.split(key, 3)
-
-    def kernel(key, shape, dtype):
-        deviation = jnp.sqrt(jnp.asarray(weight_variance, dtype) / shape[0])
-        if initialization == "uniform":
-            return deviation * jax.random.uniform(key, shape, dtype, -1, 1)
-        return deviation * jax.random.normal(key, shape, dtype)
-
-    bias = lambda key, shape, dtype: jnp.sqrt(jnp.asarray(bias_variance, dtype)) * jax.random.normal(key, shape, dtype)
-    network = FullyConnected(depth, width, 10, ACTIVATIONS[activation], kernel, bias)
+    uniform = lambda *drawn: jax.random.uniform(*drawn, minval=-1, maxval=1)
+    draw_kernel = uniform if initialization == "uniform" else jax.random.normal
+    kernel = lambda key, shape, dtype: jnp.sqrt(weight_variance / shape[0]) * draw_kernel(key, shape, dtype)
+    bias = lambda key, shape, dtype: jnp.sqrt(bias_variance) * jax.random.normal(key, shape, dtype)
+    function = ACTIVATIONS[activation]
+    network = FullyConnected(depth, width, labels=10, activation=function, kernel_init=kernel, bias_init=bias)
     tangents = jax.random.normal(tangent_key, shown.shape)
-    tangents -= jnp.sum(tangents * shown, axis=1, keepdims=True) * shown / jnp.sum(shown**2, axis=1, keepdims=True)
+    tangents -= jnp.mean(tangents * shown, axis=1, keepdims=True) * shown  # ‖x‖² is the number of features
 
-    def look(params):
-        seen, moved = jax.jvp(lambda inputs: network.apply(params, inputs), (shown,), (tangents,))
-        lengths = jnp.stack([jnp.mean(tangents**2, axis=1), *jnp.mean(moved.pre_activations**2, axis=2)])
-        growth = jnp.mean(lengths[1:] / jnp.maximum(lengths[:-1], jnp.finfo(lengths.dtype).tiny), axis=1)
-        outputs, slopes = jax.jvp(
-            ACTIVATIONS[activation], (seen.pre_activations,), (jnp.ones_like(seen.pre_activations),)
-        )
-        vanished = jax.vmap(vanished_share)(slopes)
-        accuracy = jnp.mean(jnp.argmax(seen.logits, axis=1) == answers, dtype=slopes.dtype)
+    def look(params: Any) -> Bounded | Rectified:
+        layers, moved = jax.jvp(lambda inputs: network.apply(params, inputs), (shown,), (tangents,))
+        sizes = jnp.stack([jnp.mean(tangents**2, axis=1), *jnp.mean(moved.pre_activations**2, axis=2)])
+        growth = jnp.mean(sizes[1:] / jnp.maximum(sizes[:-1], jnp.finfo(sizes.dtype).tiny), axis=1)  # dead: 0, not NaN
+        accuracy = jnp.mean(jnp.argmax(layers.logits, axis=1) == labels[seen], dtype=sizes.dtype)
         if activation == "relu":
-            return Rectified(jax.vmap(never_active_share)(seen.pre_activations), growth, vanished, accuracy)
-        measure = lambda bins: jax.vmap(lambda layer: binned_saturation(layer, *RANGES[activation], bins))(outputs)
-        limit = jax.vmap(lambda layer: mean_saturation(layer, *RANGES[activation]))(outputs)
-        return Bounded(measure(EVEN), measure(ODD), limit, growth, vanished, accuracy)
+            return Rectified(jax.vmap(never_active_share)(layers.pre_activations), growth, accuracy)
+        each = lambda measure, *bins: jax.vmap(lambda layer: measure(function(layer), *RANGES[activation], *bins))(
+            layers.pre_activations
+        )
+        even, odd = each(binned_saturation, EVEN), each(binned_saturation, ODD)
+        return Bounded(even, odd, each(mean_saturation), growth, accuracy)
 
     params = network.init(init_key, shown)
     if not steps:
@@ -111,7 +112,245 @@ def simulate(
     loss = lambda params, drawn: optax.softmax_cross_entropy_with_integer_labels(
         network.apply(params, X[drawn]).logits, y[drawn]
     ).mean()
-    sample = lambda key: jax.random.randint(key, (batch,), 0, len(X))
-    step = stochastic_descent(loss, chain, sample)
-    observe = lambda state: look(state.params)
-    return Run(start(params, chain, descent_key), step, observe, log_spaced(steps, 16))
+    step = stochastic_descent(loss, chain, lambda key: jax.random.randint(key, (batch,), 0, len(X)))
+    return Run(start(params, chain, descent_key), step, lambda state: look(state.params), log_spaced(steps, 24))
+
+
+def compare(dataset: xr.Dataset) -> xr.Dataset:
+    """Theory's φ_B at the fixed point and layer by layer, the distances from it times √width, and how the runs end."""
+    observed = dict.fromkeys((*Bounded._fields, *Rectified._fields))
+    if "step" not in dataset.dims:
+        dataset = dataset.assign({name: dataset[name].expand_dims(step=[0]) for name in observed if name in dataset})
+    dataset = dataset.assign({name: xr.full_like(dataset.growth, np.nan) for name in observed if name not in dataset})
+    activation, weight, bias = dataset.activation, dataset.weight_variance, dataset.bias_variance
+    fixed = lift(saturation, activation, lift(mean_field, activation, weight, bias).q)
+    path = lift(variance_path, activation, weight, bias, weight + bias, layers=dataset.sizes["layer"])
+    along = lift(saturation, activation, path)
+    layer, last = xr.DataArray(np.arange(dataset.sizes["layer"]), dims="layer"), dataset.depth - 1
+    inside = (layer <= last) & (activation != "relu")
+    near = (activation != "relu") & ~(abs(along.isel(layer=last) - fixed) > ARRIVED / dataset.width**0.5)
+    initial = dataset.isel(step=0)
+    scale = dataset.width**0.5
+    recorded = lambda name, step: xr.apply_ufunc(
+        np.interp,
+        np.log1p(step),
+        np.log1p(dataset.step),
+        dataset[name].mean("layer") if "layer" in dataset[name].dims else dataset[name],
+        input_core_dims=[[], ["step"], ["step"]],
+        vectorize=True,
+    )
+    rate = dataset.learning_rate.where(dataset.learning_rate > 0)
+    return dataset.assign(
+        predicted=fixed,
+        predicted_along=along.where(inside),
+        initial=initial.saturation.isel(layer=last),
+        arrived=near,
+        distance=xr.where(near, abs(initial.saturation.isel(layer=last) - fixed) * scale, 0.0),
+        distance_along=xr.where(inside, abs(initial.saturation - along) * scale, 0.0),
+        chi=initial.growth.where((layer <= last) & (layer > last // 2)).mean("layer"),
+        ends=recorded("saturation", dataset.steps),
+        ends_dead=recorded("never_active", dataset.steps),
+        ends_accuracy=recorded("accuracy", dataset.steps),
+        at_equal_time=recorded("saturation", rate.min() * dataset.steps / rate),
+    )
+
+
+def findings(dataset: xr.Dataset) -> list[Finding]:
+    """Initial networks against the mean field, the measure itself, then learning rate and weight decay."""
+    bounded = select(dataset, activation=lambda name: name != "relu")
+    odd = (bounded.saturation - bounded.saturation_odd).isel(step=0).where(bounded.predicted_along.notnull(), 0.0)
+    even = abs(bounded.saturation - bounded.saturation_limit).where(bounded.predicted_along.notnull(), 0.0)
+    edges = [abs(seen / edge - 1) * width**0.5 for _, _, edge, seen, width, judged in crossings(dataset) if judged]
+    rows = [
+        ("initial φ_B of the last layer: √width × distance to E|g(√q* z)|", ALLOWANCE, per_seed(bounded.distance)),
+        ("initial φ_B of every layer: √width × distance to E|g(√q z)|", ALLOWANCE, per_seed(bounded.distance_along)),
+        ("edge of chaos in σ_w²: √width × relative distance", ALLOWANCE, np.max(edges, axis=0) if edges else []),
+    ]
+    found = [Finding.of(f"{what}, the worst of a seed", (0.0, most), every_seed(values)) for what, most, values in rows]
+    found += [
+        Finding.of(f"|φ_{EVEN} − mean|g'||, the largest of a seed", (0.0, 1e-12), every_seed(per_seed(even))),
+        Finding.of(
+            f"φ_{EVEN} − φ_{ODD} at the start, the largest of a seed: an odd B loses up to 1/B",
+            (1e-6, 1 / ODD),
+            every_seed(per_seed(odd)),
+        ),
+    ]
+    for name in ACTIVATIONS:
+        runs = trained(dataset, name)
+        if runs.diverged.size:
+            found += _deaths(runs) if name == "relu" else _trends(runs, f"{name}, φ_B after training")
+    return found
+
+
+def trained(dataset: xr.Dataset, activation: str) -> xr.Dataset:
+    """The runs of that activation that learn."""
+    return select(dataset, activation=activation, steps=lambda steps: steps > 0, learning_rate=lambda rate: rate > 0)
+
+
+def crossings(dataset: xr.Dataset) -> list[tuple]:
+    """(activation, σ_b², theory's σ_w² of the edge, each seed's, width, whether theory arrives before it is looked at)."""
+    found: list[tuple] = []
+    depth, width = int(dataset.depth.max()), int(dataset.width.max())
+    for activation in ACTIVATIONS:
+        plane = select(dataset, activation=activation, depth=depth, width=width)
+        chi = table(plane, "chi", "bias_variance", "weight_variance")
+        weights = chi.weight_variance.values
+        for bias in chi.bias_variance.values if chi.size else ():
+            edge = edge_of_chaos(activation, bias)
+            if weights[0] < edge < weights[-1]:
+                q = mean_field(activation, edge, bias).q
+                reached = variance_path(activation, edge, bias, edge + bias, depth // 2 + 1)[-1]
+                near = activation == "relu" or abs(reached - q) <= ARRIVED / width**0.5 * q
+                seen = [_crossing(np.log(weights), values) for values in chi.sel(bias_variance=bias).values]
+                found.append((activation, bias, edge, np.exp(seen), width, near))
+    return found
+
+
+def _crossing(x: np.ndarray, chi: np.ndarray) -> float:
+    """Where chi passes 1 for the first time, by linear interpolation; NaN where it never does."""
+    (places,) = np.nonzero((chi[:-1] < 1) & (chi[1:] >= 1))
+    return float(np.interp(1.0, chi[places[0] :][:2], x[places[0] :][:2])) if places.size else float("nan")
+
+
+def _trends(runs: xr.Dataset, name: str) -> list[Finding]:
+    """Up with the learning rate? Is it the rate, or the time? Down with weight decay? Up with the rate even then?"""
+    ends = table(runs, "ends", "weight_decay", "learning_rate")
+    rates, decays, found = ends.learning_rate.values, ends.weight_decay.values, []
+    if len(rates) > 1 and 0 in decays:
+        free = ends.sel(weight_decay=0).values
+        equal = table(select(runs, weight_decay=0.0), "at_equal_time", "learning_rate").values
+        left = (equal[:, 1] - equal[:, 0]) / (free[:, 1] - free[:, 0])
+        found += [
+            Finding.of(f"{name}: slope on ln(learning rate)", (0.0, np.inf), over_seeds(slope(np.log(rates), free))),
+            Finding.of(
+                f"{name}: share of its rise from learning rate {rates[0]:g} to {rates[1]:g} left at equal rate × steps "
+                "(a cause of its own: above 1/2; gradient flow: 0)",
+                (0.5, np.inf),
+                over_seeds(left),
+            ),
+        ]
+    if (decays > 0).sum() > 1:
+        down = slope(np.log(decays[decays > 0]), ends.values[:, decays > 0].swapaxes(1, 2)).mean(axis=1)
+        steps_up = np.diff(ends.values[:, decays > 0], axis=2).min(axis=(1, 2), initial=np.inf)
+        found += [
+            Finding.of(f"{name}: slope on ln(weight decay), mean of rates", (-np.inf, 0.0), over_seeds(down)),
+            Finding.of(
+                f"{name} with decay: smallest change from one learning rate to the next",
+                (0.0, np.inf),
+                over_seeds(steps_up),
+            ),
+        ]
+    return found
+
+
+def _deaths(runs: xr.Dataset) -> list[Finding]:
+    """Dead ReLUs over the learning rates at which no run diverges, and in networks that work."""
+    dead, accuracy = (table(runs, name, "weight_decay", "learning_rate") for name in ("ends_dead", "ends_accuracy"))
+    whole = dead.isel(learning_rate=np.flatnonzero(np.isfinite(dead).all(["seed", "weight_decay"])))
+    lost = f"{int(runs.diverged.sum())} of {runs.diverged.size} runs diverged"
+    return [
+        Finding.of(
+            f"relu: slope of the share of dead units on ln(learning rate), where no run diverged ({lost})",
+            (0.0, np.inf),
+            over_seeds(slope(np.log(whole.learning_rate), whole).mean(axis=1)),
+        ),
+        Finding.of(
+            f"relu: largest share of dead units in networks of accuracy above {WORKS} ({lost})",
+            (0.4, 1.0),
+            over_seeds(per_seed(xr.where(accuracy > WORKS, dead, 0.0))),
+        ),
+    ]
+
+
+def draw(dataset: xr.Dataset) -> plots.Figure:
+    """A column an activation: its plane, its layers in time, rates and decays. Last: theory, rate or time, dead ReLUs."""
+    figure, axes = plots.figure(3, 4, "Saturation φ_B: mean field before training; learning rate and weight decay after it")
+    edges = crossings(dataset)
+    for column, name in enumerate(("tanh", "sigmoid", "softsign")):
+        plane, runs = select(dataset, activation=name, depth=int(dataset.depth.max())), trained(dataset, name)
+        if plane.diverged.size:
+            _plane(figure, axes[0, column], plane, name, [edge for edge in edges if edge[0] == name])
+            theory, seen = xr.broadcast(plane.predicted.where(plane.arrived), plane.initial)
+            axes[0, 3].plot(theory.values.ravel(), seen.values.ravel(), "o", ms=2, alpha=0.4, color=f"C{column}", label=name)
+        if runs.diverged.size:
+            _layers(axes[1, column], runs, name)
+            _lines(axes[2, column], table(runs, "ends", "weight_decay", "learning_rate"), "weight decay")
+            axes[2, column].set(title=f"{name}: after training", ylabel="φ_B, mean of the layers")
+    half = ALLOWANCE / float(dataset.width.max()) ** 0.5
+    plots.theory(axes[0, 3], (0, 1), (0, 1), "E|g(√q* z)|")
+    axes[0, 3].fill_between((0, 1), (-half, 1 - half), (half, 1 + half), color="0.9", label="± 2/√width")
+    axes[0, 3].set(title="measured against theory", xlabel="E|g(√q* z)|", ylabel="φ_B of the last layer", ylim=(0, 1))
+    _time(axes[1, 3], trained(dataset, "tanh"))
+    runs = trained(dataset, "relu")
+    if runs.diverged.size:
+        _deaths_drawn(axes[2, 3], runs)
+    for each in axes.flat:
+        plots.legend(each)
+    return figure
+
+
+def _plane(figure: Any, axes: Any, plane: xr.Dataset, name: str, edges: list[tuple]) -> None:
+    """Colour: measured; black: theory."""
+    seen, theory = (table(plane, each, "bias_variance", "weight_variance").mean("seed") for each in ("initial", "predicted"))
+    weights, biases = seen.weight_variance.values, seen.bias_variance.values
+    colour = axes.pcolormesh(weights, biases, seen.values, shading="nearest")
+    figure.colorbar(colour, ax=axes, label="φ_B of the last layer")
+    limits = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}
+    if min(seen.shape) > 1:
+        axes.clabel(axes.contour(weights, biases, theory.values, colors="black", linewidths=0.8), fontsize=6)
+    heights = np.linspace(biases[0], biases[-1], 50)
+    plots.theory(axes, [edge_of_chaos(name, height) for height in heights], heights, "edge of chaos", linewidth=2.2)
+    x, y = [np.median(edge[3]) for edge in edges], [edge[1] for edge in edges]
+    axes.plot(x, y, "o", ms=5, mfc="white", mec="black", zorder=6, label="edge, measured (median)")
+    axes.set(title=f"{name}: at the start", xlabel="weight variance σ_w²", ylabel="bias variance σ_b²", xscale="log", **limits)
+    axes.grid(False)
+
+
+def _layers(axes: Any, runs: xr.Dataset, name: str) -> None:
+    """Every layer in time, at the middle learning rate without decay; black: the mean field at the start."""
+    rates = np.unique(runs.learning_rate)
+    rate = float(rates[len(rates) // 2])
+    run = select(runs, learning_rate=rate, weight_decay=float(runs.weight_decay.min()))
+    flat = [dimension for dimension in run.diverged.dims if dimension != "seed"]
+    for layer in range(int(run.depth.max())):
+        each = run.isel(layer=layer)
+        curve = each.saturation.isel(step=slice(1, None)).mean(flat)
+        plots.seeds(axes, curve, f"layer {layer + 1}", color=f"C{layer}")
+        axes.plot(1, each.predicted_along.mean(), "k<", label=None if layer else "mean field, step 0")
+    axes.set(title=f"{name}: learning rate {rate:g}", xlabel="step", ylabel="φ_B", xscale="log")
+
+
+def _lines(axes: Any, values: xr.DataArray, name: str) -> None:
+    """A line for each value of the first parameter over the second."""
+    for number, row in enumerate(values.transpose(..., "seed", values.dims[-1])):
+        plots.seeds(axes, row, f"{name} {float(row[values.dims[1]]):g}", color=f"C{number}", marker="o", ms=3)
+    axes.set(xlabel=values.dims[-1].replace("_", " "), xscale="log")
+
+
+def _time(axes: Any, runs: xr.Dataset) -> None:
+    """All learning rates without decay on one axis of time: one curve where only the time counts."""
+    free = select(runs, weight_decay=0.0)
+    flat = [dimension for dimension in free.diverged.dims if dimension != "seed"]
+    for number, rate in enumerate(np.unique(free.learning_rate) if free.diverged.size else ()):
+        curve = select(free, learning_rate=rate).saturation.isel(step=slice(1, None)).mean([*flat, "layer"])
+        curve = curve.assign_coords(step=curve.step * rate)
+        plots.seeds(axes, curve, f"learning rate {rate:g}", color=f"C{number}")
+    axes.set(title="tanh: the rate, or the time?", xlabel="learning rate × steps", ylabel="φ_B, mean of the layers", xscale="log")
+
+
+def _deaths_drawn(axes: Any, runs: xr.Dataset) -> None:
+    """Dead units and accuracy of what has not diverged, and the share that has."""
+    rates = np.unique(runs.learning_rate)
+    for color, (name, label) in enumerate((("ends_accuracy", "accuracy"), ("ends_dead", "dead units"))):
+        values = table(runs, name, "weight_decay", "learning_rate")
+        middle = [np.median(values.sel(learning_rate=rate).values[np.isfinite(values.sel(learning_rate=rate))]) for rate in rates]
+        axes.plot(*xr.broadcast(values.learning_rate, values), "o", ms=3, color=f"C{color}")
+        axes.plot(rates, middle, color=f"C{color}", label=label)
+
+
+TRAINED = [
+    (name, 3, 100, 500, 2000, 1.0, 0.0, rate, decay)
+    for name in ("tanh", "sigmoid", "softsign")
+    for rate in (0.03, 0.1, 0.3, 1.0, 3.0)
+    for decay in (0.0, 1e-3, 3e-3, 1e-2)
+]

@@ -200,6 +200,15 @@ def stability_threshold(
     return 2 * (1 + momentum) / (largest + weight_decay) if largest + weight_decay > 0 else float("inf")
 
 
+def smallest_eigenvalue(X: Float[np.ndarray, "sample feature"]) -> float:
+    """Return the smallest eigenvalue of XᵀX/n that is not zero; NaN where the rank is not decided.
+
+    Raises ValueError for infinite entries.
+    """
+    factors = _factors(inputs.array("X", X, 2))
+    return float("nan") if factors is None else float(factors[1].min() ** 2 / len(X))
+
+
 def _factors(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return U, s, V of the rank-revealing X = U·diag(s)·Vᵀ, or None where the rank is not decided."""
     if np.isnan(X).any():
