@@ -64,6 +64,18 @@ def theory(
     axes.plot(x, y, **{"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5, "label": label, **style})
 
 
+def plane(axes: Axes, values: xr.DataArray, theory: xr.DataArray, label: str) -> None:
+    """A phase plane over (y, x), the dimensions of both: what was measured in colour, what theory says as contours."""
+    x, y = values[values.dims[1]].values, values[values.dims[0]].values
+    colour = axes.pcolormesh(x, y, values.values, shading="nearest")
+    axes.figure.colorbar(colour, ax=axes, label=label)
+    if min(values.shape) > 1:
+        axes.clabel(
+            axes.contour(x, y, theory.transpose(*values.dims).values, colors="black", linewidths=0.8), fontsize=6
+        )
+    axes.grid(False)
+
+
 def legend(axes: Axes, **style: Any) -> None:
     """A legend of what bears a label, in the place where it hides least."""
     if axes.get_legend_handles_labels()[0]:

@@ -70,3 +70,10 @@ def slope(x: Any, y: Any) -> np.ndarray:
     x = x - x.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
         return (x * (y - y.mean(axis=-1, keepdims=True))).sum(axis=-1) / (x**2).sum(axis=-1)
+
+
+def crossing(x: Any, y: Any, level: float) -> float:
+    """Where y first rises through `level` along x, by linear interpolation; NaN where it never does."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    (before,) = np.nonzero((y[:-1] < level) & (y[1:] >= level))
+    return float(np.interp(level, y[before[0] :][:2], x[before[0] :][:2])) if before.size else float("nan")

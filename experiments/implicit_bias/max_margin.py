@@ -38,13 +38,17 @@ from research.experiment import Experiment, Finding
 from research.labels import arms, lift, per_seed, select
 from research.optimizers import dual_acceleration, inverse_square_root
 from research.oracles.margin import logistic_optimum, margin_gap_slope, maximum_margin, separable, support_multipliers
-from research.statistics import every_seed, over_seeds, slope
+from research.statistics import every_seed
 
 Data = Literal["planted", "gaussian", "digits", "breast_cancer", "overlapping"]
 Optimizer = Literal["gradient_descent", "nesterov", "normalized_decaying", "normalized", "accelerated"]
 SMOOTHNESS = 1 / 4  # of the mean logistic loss where ‖z‖ <= 1; that of the logarithm of the exponential loss is 1
 REACHED = 0.02  # of the largest margin may be missing where the direction counts as reached
 SEPARATED = 0.95  # the largest cosine between the maximum-margin directions of two norms
+COLOURS = {
+    **{"gradient_descent": "C0", "normalized_decaying": "C1", "normalized": "C2", "accelerated": "C3"},
+    **{"planted": "C0", "gaussian": "C1", "digits": "C2", "breast_cancer": "C3", "overlapping": "C4"},
+}
 POWERS = (("normalized_decaying", -0.5, 0.07), ("normalized", -1.0, 0.07), ("accelerated", -2.0, 0.15))
 
 
@@ -157,29 +161,29 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     line, shift = lift(asymptote, X, y), np.log(dataset.learning_rate / SMOOTHNESS / samples)
     foreseen = (line.direction * (np.log(t) + shift) + line.residual).where(kind == "gradient_descent")
     gap, window = _gap(weights, X, y, width), (t >= dataset.steps / 1000) & (t <= dataset.steps)
-    # Where no direction separates there is nothing to approach: the largest margin is zero, and so is 1/gap.
-    approached = lambda values: xr.where(lift(separable, X, y) == 0, 0.0, values)
+    law = _slope(clock, 1 / gap, window) * spread
     optimum = lift(logistic_optimum, X, y, dataset.weight_decay)
-    # Regularised weights are λ w = Σ exp(−z_k·w) z_k / n: ŵ s + w̃ again, where s + ln s = −ln(λn).
+    # The minimisers obey λ w = Σ exp(−z_k·w) z_k / n at the end: ŵ s + w̃ again, where s + ln s = −ln(λn).
     depth = 1 / (dataset.weight_decay.where(dataset.weight_decay > 0) * samples)
-    units = {n: _unit(lift(maximum_margin, X.where(dataset.data == "planted"), y, order=n)) for n in (1, 2, np.inf)}
-    pairs = [xr.dot(units[a].fillna(0), units[b].fillna(0), dim="feature") for a, b in ((1, 2), (2, np.inf), (1, np.inf))]
-    apart = np.maximum(np.maximum(*pairs[:2]), pairs[2]) <= SEPARATED
+    l1, l2, linf = (_unit(lift(maximum_margin, X.where(dataset.data == "planted"), y, order=n)) for n in (1, 2, np.inf))
+    apart = np.minimum(_norm(l2 - l1), _norm(l2 - linf)) ** 2 >= 2 * (1 - SEPARATED)
     return dataset.assign(
         gap=gap,
         spread=spread,
         clock=clock,
+        exponent=line.exponent,
+        # Where no direction separates there is nothing to approach: the largest margin is zero, and so is 1/gap.
+        law=xr.where(lift(separable, X, y) == 0, 0.0, law),
+        power=_slope(np.log(t), np.log(gap.where(gap > 0)), window),
+        growth=_slope(np.log(t), _norm(weights), window & (t >= dataset.steps / 10)) * width,
         foreseen=_gap(foreseen, X, y, width),
         remainder=_norm(weights - foreseen) / _norm(line.direction * shift + line.residual),
         fading=np.exp(-line.exponent * (np.log(t) + shift)),
-        exponent=line.exponent,
-        law=approached(_slope(clock, 1 / gap, window) * spread),
-        power=approached(_slope(np.log(t), np.log(gap.where(gap > 0)), window)),
-        growth=approached(_slope(np.log(t), _norm(weights), window & (t >= dataset.steps / 10)) * width),
+        aside=_norm(line.residual - line.direction * xr.dot(line.direction, line.residual, dim="feature") * width**2) * width,
         distance=_norm(weights - optimum) / _norm(optimum),
         optimal_gap=_gap(optimum, X, y, width),
         depth=xr.apply_ufunc(lambda ratio: lambertw(ratio).real, depth),
-        **{f"from_l{order}": _norm(_unit(weights) - unit).where(apart) for order, unit in units.items()},
+        **{f"from_{n}": _norm(_unit(weights) - unit).where(apart) for n, unit in (("l1", l1), ("l2", l2), ("linf", linf))},
     )
 
 
@@ -197,154 +201,167 @@ def _gap(weights: xr.DataArray, X: xr.DataArray, y: xr.DataArray, width: xr.Data
     return 1 - margin / _norm(weights) / width
 
 
-def _slope(x: xr.DataArray, y: xr.DataArray, window: xr.DataArray) -> xr.DataArray:
-    """The least-squares slope of y on x over the recorded times in the window."""
+def _slope(x: xr.DataArray, y: xr.DataArray, window: xr.DataArray, along: str = "step") -> xr.DataArray:
+    """The least-squares slope of y on x over what was recorded in the window."""
     x, y = xr.broadcast(x, y.where(window))
     x = x.where(y.notnull())
-    x = x - x.mean("step")
-    return (x * y).sum("step", min_count=2) / (x**2).sum("step", min_count=2)
+    x = x - x.mean(along)
+    return (x * y).sum(along, min_count=2) / (x**2).sum(along, min_count=2)
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The affine law, the weights themselves, the powers of t, other data, weight decay, and no separator."""
-    free = select(dataset, weight_decay=0.0)
     first = str(np.atleast_1d(dataset.data.values)[0])
-    main = select(free, data=first, optimizer="gradient_descent")
-    name = f"{first}, gradient descent"
-    found = [
-        # The remainder at the window's start, 200^-exponent <= 0.02 on the planted data, over D = 0.41.
-        _every(f"{name}: slope of 1/gap on ln t over the last three decades, in units of 1/D", 0.95, 1.05, main.law),
-        _every(f"{name}: slope of ‖w‖ on ln t over the last decade, in units of ‖ŵ‖", 0.98, 1.02, main.growth),
-        _every(f"{name}: ‖w − ŵ ln t − w̃‖/‖w̃‖ at the end", 0.0, 0.01, _last(main.remainder, main)),
-    ]
-    for optimizer, power, tolerance in POWERS:
-        runs, name = select(free, data=first, optimizer=optimizer), f"{first}, {optimizer.replace('_', ' ')}"
-        if runs.diverged.size:
-            statement = f"{name}: slope of ln(gap) on ln t over the last three decades"
-            slopes = over_seeds(per_seed(runs.power, "mean"))
-            found.append(Finding.of(statement, (power - tolerance, power + tolerance), slopes))
-            found.append(_every(f"{name}: slope of 1/gap on the way theory gives it, in units of 1/D", 0.98, 1.02, runs.law))
-    near = select(free, data="planted", optimizer="accelerated")
-    if near.diverged.size:
-        ratio = _last(near.from_l2 / np.minimum(near.from_l1, near.from_linf), near)
-        found.append(_every("planted, accelerated: distance to the l2 over that to the l1 or l∞ direction", 0.0, 0.01, ratio))
-    for data in ("gaussian", "digits", "breast_cancer"):
-        found += _elsewhere(select(free, data=data), data) if data != first else []
-    decayed = select(dataset, optimizer="nesterov", weight_decay=lambda strength: strength > 0)
-    if decayed.diverged.size:
-        found += _path(decayed)
-    overlapping = select(free, data="overlapping", optimizer="gradient_descent")
-    if overlapping.diverged.size:
-        end = _last(overlapping.distance, overlapping)
-        found.append(_every("overlapping, gradient descent: relative distance to the logistic optimum", 0.0, 1e-6, end))
-    return found
-
-
-def _every(statement: str, low: float, high: float, values: xr.DataArray, outlook: str = "") -> Finding:
-    return Finding.of(statement, (low, high), every_seed(per_seed(values)), outlook)
-
-
-def _last(values: xr.DataArray, runs: xr.Dataset) -> xr.DataArray:
-    return values.where(runs.step == runs.steps).sum("step", min_count=1)
-
-
-def _elsewhere(runs: xr.Dataset, data: str) -> list[Finding]:
-    """On data that nobody planted gradient descent is too slow, and the accelerated descent is not."""
     found: list[Finding] = []
-    slow, fast = (select(runs, optimizer=optimizer) for optimizer in ("gradient_descent", "accelerated"))
-    if slow.diverged.size and data == "gaussian":
-        exponent = float(slow.exponent.median())
-        outlook = f"the remainder falls as t^-{exponent:.2g} (median), below 1 % from t = 10^{2 / exponent:.0f} on"
-        found.append(_every(f"{data}, gradient descent: slope of 1/gap on ln t, in units of 1/D", 0.95, 1.05, slow.law, outlook))
-    elif slow.diverged.size:
-        outlook = f"1/gap gains 1/D a unit of ln t: at t = 10^{float(slow.spread.median()) / REACHED / np.log(10):.0f}"
-        found.append(_every(f"{data}, gradient descent: gap at the end", 0.0, REACHED, _last(slow.gap, slow), outlook))
-    if fast.diverged.size:
-        found.append(_every(f"{data}, accelerated: gap at the end", 0.0, REACHED, _last(fast.gap, fast)))
-        found.append(_every(f"{data}, accelerated: slope of 1/gap on γ²t²/4, in units of 1/D", 0.98, 1.02, fast.law))
-    return found
+
+    def add(runs: xr.Dataset, statement: str, values: xr.DataArray, low: float, high: float, outlook: str = "") -> None:
+        if runs.diverged.size:
+            found.append(Finding.of(statement, (low, high), every_seed(per_seed(values)), outlook))
+
+    def chosen(data: str, optimizer: str) -> tuple[xr.Dataset, str]:
+        runs = select(dataset, data=data, optimizer=optimizer, weight_decay=0.0)
+        return runs, f"{data}, {optimizer}: ".replace("_", " ")
+
+    runs, name = chosen(first, "gradient_descent")
+    # The remainder at the window's start, 200^-exponent <= 0.02 on the planted data, is 5 % of D.
+    add(runs, name + "slope of 1/gap on ln t over the last three decades, in units of 1/D", runs.law, 0.95, 1.05)
+    add(runs, name + "slope of ‖w‖ on ln t over the last decade, in units of ‖ŵ‖", runs.growth, 0.98, 1.02)
+    add(runs, name + "‖w − ŵ ln t − w̃‖/‖w̃‖ at the end", _last(runs, "remainder"), 0.0, 0.01)
+    for optimizer, power, tolerance in POWERS:
+        runs, name = chosen(first, optimizer)
+        statement = name + "slope of ln(gap) on ln t over the last three decades"
+        add(runs, statement, runs.power, power - tolerance, power + tolerance)
+        add(runs, name + "slope of 1/gap on the way that theory gives, in units of 1/D", runs.law, 0.98, 1.02)
+    runs, name = chosen("planted", "accelerated")
+    rival = np.minimum(_last(runs, "from_l1"), _last(runs, "from_linf"))
+    add(runs, name + "distance to the l2 over that to the l1 or l∞ direction", _last(runs, "from_l2") / rival, 0.0, 0.01)
+    runs, name = chosen("gaussian", "gradient_descent")
+    slow = _typical(runs.exponent)
+    outlook = f"the remainder falls as t^-{slow:.2g} (median seed), to 1 % at t = 10^{2 / slow:.0f}"
+    add(runs, name + "slope of 1/gap on ln t, in units of 1/D", runs.law, 0.95, 1.05, outlook)
+    for data in ("digits", "breast_cancer"):
+        runs, name = chosen(data, "gradient_descent")
+        outlook = f"1/gap gains 1/D a unit of ln t: at t = 10^{_typical(runs.spread) / REACHED / np.log(10):.0f}"
+        add(runs, name + "gap at the end", _last(runs, "gap"), 0.0, REACHED, outlook)
+        runs, name = chosen(data, "accelerated")
+        add(runs, name + "gap at the end", _last(runs, "gap"), 0.0, REACHED)
+        add(runs, name + "slope of 1/gap on the way that theory gives, in units of 1/D", runs.law, 0.98, 1.02)
+    runs, name = chosen("overlapping", "gradient_descent")
+    add(runs, name + "relative distance to the logistic optimum at the end", _last(runs, "distance"), 0.0, 1e-6)
+    return found + _path(select(dataset, optimizer="nesterov", weight_decay=lambda strength: strength > 0))
 
 
-def _path(decayed: xr.Dataset) -> list[Finding]:
-    """Every run against its minimiser, and the gap of the minimisers as the decay vanishes."""
-    ends = [(point["weight_decay"], point["steps"], runs.sel(step=point["steps"])) for point, runs in arms(decayed)]
+def _last(runs: xr.Dataset, name: str) -> xr.DataArray:
+    return runs[name].where(runs.step == runs.steps).sum("step", min_count=1)
+
+
+def _typical(values: xr.DataArray) -> float:
+    return float(np.median(values)) if values.size else float("nan")
+
+
+def _path(runs: xr.Dataset) -> list[Finding]:
+    """Weight decay: every run against its minimiser, and how the gap closes as the decay vanishes."""
+    decay = runs.weight_decay
+    if not runs.diverged.size or not decay.ndim:
+        return []
     # Nesterov's method takes the squared distance below (4 ln 2/λ) (1 − √κ)^t, κ = λ/(1/4 + λ).
-    enough = lambda strength: np.log(4 * np.log(2) / strength) + 2 * np.log(1e6)
-    had_time = [end for λ, steps, end in ends if steps * (λ / (SMOOTHNESS + λ)) ** 0.5 >= enough(λ)]
-    least = min(strength for strength, *_ in ends)
-    small = [end for strength, _, end in ends if strength <= 1001 * least]
-    gaps = np.stack([end.gap.values for end in small], axis=-1)
-    depths = np.stack([np.broadcast_to(end.depth, end.gap.shape) for end in small], axis=-1)
-    laws = slope(depths, 1 / gaps) * ends[0][2].spread.values
-    worst = np.max([end.distance.values for end in had_time], axis=0) if had_time else []
+    had_time = runs.steps * (decay / (SMOOTHNESS + decay)) ** 0.5 >= np.log(4 * np.log(2) / decay) + 2 * np.log(1e6)
+    distance = _last(runs, "distance").where(had_time, 0.0)
+    law = _slope(runs.depth, 1 / _last(runs, "gap"), decay <= 1001 * decay.min(), str(decay.dims[0])) * runs.spread
+    statement = "weight decay: relative distance to the minimiser, the worst of a seed's runs that had time to reach it"
     return [
+        Finding.of(statement, (0.0, 1e-6), every_seed(per_seed(distance))),
         Finding.of(
-            "weight decay: relative distance to the minimiser at the end, the worst of the runs that had time",
-            (0.0, 1e-6),
-            every_seed(worst),
-        ),
-        Finding.of(
-            "weight decay λ → 0: slope of 1/gap on s, s + ln s = −ln(λn), in units of 1/D, over its last three decades",
+            "weight decay λ → 0, last three decades: slope of 1/gap on s, s + ln s = −ln(λn), in units of 1/D",
             (0.9, 1.1),  # the next term of 1/gap is of order 1/s, and s is 5 where the window starts
-            every_seed(laws),
+            every_seed(per_seed(law)),
         ),
     ]
 
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """(a) four speeds, (b) the affine law, (c) direction and rivals, (d) weight decay, (e) real data, (f) no separator."""
-    figure, ((speeds, affine, rivals), (decay, real, ends)) = plots.figure(
-        2, 3, "Descent on separable data turns towards the l2 maximum-margin direction"
-    )
-    kinds, sets = (list(dict.fromkeys(np.atleast_1d(dataset[name].values).tolist())) for name in ("optimizer", "data"))
-    path = []
+    figure, panels = plots.figure(2, 3, "Descent on separable data turns towards the l2 maximum-margin direction")
+    (speeds, affine, rivals), (decay, real, ends) = panels
+    path: list[tuple[float, xr.DataArray, xr.DataArray]] = []
     for point, runs in arms(dataset):
         data, kind, descends = point["data"], point["optimizer"], point["optimizer"] == "gradient_descent"
         runs = runs.sel(step=(runs.step > 0) & runs.weights.notnull().any(("seed", "feature")))
-        colour, shade = f"C{kinds.index(kind)}", f"C{sets.index(data)}"
         promised = (runs.foreseen if descends else runs.spread / runs.clock).median("seed")
-        promised = promised.where((promised > 0) & (promised < 1))
+        promised, name = promised.where((promised > 0) & (promised < 1)), kind.replace("_", " ")
         if point["weight_decay"] > 0:
             path.append((point["weight_decay"], runs.gap.isel(step=-1), runs.optimal_gap))
         elif data == "planted":
-            plots.seeds(speeds, runs.gap, kind.replace("_", " "), color=colour)
+            plots.seeds(speeds, runs.gap, name, color=COLOURS[kind])
             plots.theory(speeds, runs.step, promised, "theory, nothing fitted" if descends else None)
         elif data in ("digits", "breast_cancer"):
-            line = {"color": shade, "linestyle": "-" if descends else "-."}
-            plots.seeds(real, runs.gap, f"{data}, {kind}".replace("_", " "), **line)
+            line = {"color": COLOURS[data], "linestyle": ":" if descends else "-"}
+            plots.seeds(real, runs.gap, f"{data.replace('_', ' ')}, {name}", **line)
             if not descends:
                 plots.theory(real, runs.step, promised, "theory, nothing fitted" if data == "digits" else None)
         if descends and data in ("planted", "gaussian", "digits"):
-            plots.seeds(affine, runs.spread / runs.gap, data, color=shade)
+            plots.seeds(affine, runs.spread / runs.gap, data, color=COLOURS[data])
         if descends and data == "planted":
-            late = runs.sel(step=runs.step >= 10)
+            late = runs.sel(step=runs.step >= 100)
             plots.theory(affine, late.step, (late.spread / late.foreseen).median("seed"), "ŵ ln t + w̃: slope 1")
-            plots.seeds(ends, runs.remainder, "planted: to ŵ ln t + w̃", color=shade)
-            plots.theory(ends, late.step, late.fading.median("seed"), "power of t from the multipliers")
+            plots.seeds(ends, runs.remainder, "planted: to ŵ ln t + w̃", color=COLOURS[data])
+            plots.theory(ends, late.step, late.fading.median("seed"), "its power of t")
         if descends and data == "overlapping":
-            plots.seeds(ends, runs.distance, "overlapping: to the logistic optimum", color=shade)
+            plots.seeds(ends, runs.distance, "overlapping: to\nthe logistic optimum", color=COLOURS[data])
         if kind == "accelerated" and data == "planted":
             for number, (order, title) in enumerate((("l1", "l1"), ("l2", "l2"), ("linf", "l∞"))):
                 plots.seeds(rivals, runs[f"from_{order}"], f"to the {title} direction", color=f"C{number}")
-            plots.theory(rivals, runs.step, np.sqrt(2 * promised), "bound √(2 gap)")
+            late = runs.sel(step=runs.step >= 30)
+            plots.theory(rivals, late.step, (late.aside / late.clock).median("seed"), "theory, nothing fitted")
     if path:
         strengths, found, optimal = zip(*sorted(path, key=lambda each: each[0]), strict=True)
-        found, optimal = (xr.concat(each, xr.DataArray(list(strengths), dims="weight_decay", name="weight_decay")) for each in (found, optimal))
-        plots.seeds(decay, found, "Nesterov's method", color="C0")
-        plots.theory(decay, strengths, optimal.median("seed"), "minimiser (Newton)")
-    for axes in (speeds, rivals, real, ends):
-        axes.set(xscale="log", yscale="log", xlabel="step t")
-    speeds.set(title="a  four speeds (planted)", ylabel="missing share of the largest margin")
+        along = xr.DataArray(list(strengths), dims="decay", name="decay")
+        plots.seeds(decay, xr.concat(found, along.assign_coords(decay=along)), "Nesterov's method")
+        plots.theory(decay, strengths, [gap.median() for gap in optimal], "minimiser (Newton)")
+        decay.invert_xaxis()
+    share = "missing share of the largest margin"
+    for axes in (speeds, rivals, decay, real, ends):
+        axes.set(xscale="log", yscale="log", xlabel="step t", ylabel=share)
+    speeds.set_title("a  four speeds (planted)")
     affine.set(title="b  gradient descent: 1/gap is affine in ln t", xscale="log", xlabel="step t", ylabel="D / gap")
-    rivals.set(title="c  accelerated: which direction", ylabel="distance of the unit vectors")
-    decay.set(title="d  weight decay → 0 (planted)", xscale="log", yscale="log", xlabel="weight decay λ", ylabel="missing share of the largest margin")
-    decay.invert_xaxis()
-    real.set(title="e  real data", ylabel="missing share of the largest margin")
+    rivals.set(title="c  accelerated: which direction", ylabel="distance between unit vectors")
+    decay.set(title="d  weight decay → 0 (planted)", xlabel="weight decay λ")
+    real.set_title("e  real data")
     ends.set(title="f  gradient descent: where the weights go", ylabel="relative distance")
-    for axes in (speeds, affine, rivals, decay, real, ends):
-        plots.legend(axes)
+    for axes in panels.ravel():
+        plots.legend(axes, loc="lower left" if axes is ends else "best")
     return figure
 
 
 AXES = ("data", "optimizer", "steps", "weight_decay")
-DESCENTS = [("planted", "gradient_descent", 1_000_000, 0.0)]
+DESCENT, FAST, NESTEROV = "gradient_descent", "accelerated", "nesterov"
+REAL = [(data, optimizer, 100_000, 0.0) for data in ("digits", "breast_cancer") for optimizer in (DESCENT, FAST)]
+ARMS = [
+    ("planted", DESCENT, 1_000_000, 0.0),
+    ("planted", "normalized_decaying", 1_000_000, 0.0),
+    ("planted", "normalized", 1_000_000, 0.0),
+    ("planted", FAST, 100_000, 0.0),
+    *(("planted", NESTEROV, 100_000, 10.0**-power) for power in range(1, 8)),
+    ("gaussian", DESCENT, 1_000_000, 0.0),
+    *REAL,
+    ("overlapping", DESCENT, 100_000, 0.0),
+]
+experiment = Experiment(
+    simulate=simulate,
+    compare=compare,
+    findings=findings,
+    draw=draw,
+    design={"seeds": 8, AXES: ARMS},
+    smoke={
+        "seeds": 2,
+        AXES: [
+            ARMS[0],
+            ("planted", FAST, 10_000, 0.0),
+            *(("planted", NESTEROV, 10_000, 10.0**-power) for power in range(2, 6)),
+            ("digits", FAST, 10_000, 0.0),
+            ("overlapping", DESCENT, 100_000, 0.0),
+        ],
+    },
+    paper={"seeds": 64, AXES: [(data, optimizer, 10 * steps, decay) for data, optimizer, steps, decay in ARMS]},
+    control={"data": "overlapping"},
+)

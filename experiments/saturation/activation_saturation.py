@@ -34,9 +34,15 @@ from research.dynamics import Run, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
 from research.labels import lift, per_seed, select, table
 from research.models import FullyConnected
-from research.observables.saturation import RANGES, binned_saturation, mean_saturation, never_active_share
+from research.observables.saturation import (
+    RANGES,
+    binned_saturation,
+    mean_saturation,
+    never_active_share,
+    perturbation_growth,
+)
 from research.oracles.mean_field import edge_of_chaos, mean_field, saturation, variance_path
-from research.statistics import every_seed, over_seeds, slope
+from research.statistics import crossing, every_seed, over_seeds, slope
 
 ACTIVATIONS = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "softsign": jax.nn.soft_sign, "relu": jax.nn.relu}
 EVEN, ODD = 10, 9  # bins
@@ -89,19 +95,14 @@ def simulate(
     bias = lambda key, shape, dtype: jnp.sqrt(bias_variance) * jax.random.normal(key, shape, dtype)
     function = ACTIVATIONS[activation]
     network = FullyConnected(depth, width, labels=10, activation=function, kernel_init=kernel, bias_init=bias)
-    tangents = jax.random.normal(tangent_key, shown.shape)
-    tangents -= jnp.mean(tangents * shown, axis=1, keepdims=True) * shown  # ‖x‖² is the number of features
 
     def look(params: Any) -> Bounded | Rectified:
-        layers, moved = jax.jvp(lambda inputs: network.apply(params, inputs), (shown,), (tangents,))
-        sizes = jnp.stack([jnp.mean(tangents**2, axis=1), *jnp.mean(moved.pre_activations**2, axis=2)])
-        growth = jnp.mean(sizes[1:] / jnp.maximum(sizes[:-1], jnp.finfo(sizes.dtype).tiny), axis=1)  # dead: 0, not NaN
-        accuracy = jnp.mean(jnp.argmax(layers.logits, axis=1) == labels[seen], dtype=sizes.dtype)
+        logits, sums = network.apply(params, shown)
+        growth = perturbation_growth(lambda inputs: network.apply(params, inputs).pre_activations, shown, tangent_key)
+        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels[seen], dtype=sums.dtype)
         if activation == "relu":
-            return Rectified(jax.vmap(never_active_share)(layers.pre_activations), growth, accuracy)
-        each = lambda measure, *bins: jax.vmap(lambda layer: measure(function(layer), *RANGES[activation], *bins))(
-            layers.pre_activations
-        )
+            return Rectified(jax.vmap(never_active_share)(sums), growth, accuracy)
+        each = lambda measure, *bins: jax.vmap(lambda sums: measure(function(sums), *RANGES[activation], *bins))(sums)
         even, odd = each(binned_saturation, EVEN), each(binned_saturation, ODD)
         return Bounded(even, odd, each(mean_saturation), growth, accuracy)
 
@@ -161,19 +162,15 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     odd = (bounded.saturation - bounded.saturation_odd).isel(step=0).where(bounded.predicted_along.notnull(), 0.0)
     even = abs(bounded.saturation - bounded.saturation_limit).where(bounded.predicted_along.notnull(), 0.0)
     edges = [abs(seen / edge - 1) * width**0.5 for _, _, edge, seen, width, judged in crossings(dataset) if judged]
-    rows = [
+    rows: list[tuple] = [
         ("initial φ_B of the last layer: √width × distance to E|g(√q* z)|", ALLOWANCE, per_seed(bounded.distance)),
         ("initial φ_B of every layer: √width × distance to E|g(√q z)|", ALLOWANCE, per_seed(bounded.distance_along)),
         ("edge of chaos in σ_w²: √width × relative distance", ALLOWANCE, np.max(edges, axis=0) if edges else []),
+        (f"distance of φ_B at B = {EVEN} to mean|g'|", 1e-12, per_seed(even)),
+        (f"φ_B at B = {EVEN} less φ_B at B = {ODD}, before training", 1 / ODD, per_seed(odd)),
     ]
-    found = [Finding.of(f"{what}, the worst of a seed", (0.0, most), every_seed(values)) for what, most, values in rows]
-    found += [
-        Finding.of(f"|φ_{EVEN} − mean|g'||, the largest of a seed", (0.0, 1e-12), every_seed(per_seed(even))),
-        Finding.of(
-            f"φ_{EVEN} − φ_{ODD} at the start, the largest of a seed: an odd B loses up to 1/B",
-            (1e-6, 1 / ODD),
-            every_seed(per_seed(odd)),
-        ),
+    found = [
+        Finding.of(f"{what}, the largest of a seed", (0.0, most), every_seed(values)) for what, most, values in rows
     ]
     for name in ACTIVATIONS:
         runs = trained(dataset, name)
@@ -201,156 +198,201 @@ def crossings(dataset: xr.Dataset) -> list[tuple]:
                 q = mean_field(activation, edge, bias).q
                 reached = variance_path(activation, edge, bias, edge + bias, depth // 2 + 1)[-1]
                 near = activation == "relu" or abs(reached - q) <= ARRIVED / width**0.5 * q
-                seen = [_crossing(np.log(weights), values) for values in chi.sel(bias_variance=bias).values]
+                seen = [crossing(np.log(weights), values, 1.0) for values in chi.sel(bias_variance=bias).values]
                 found.append((activation, bias, edge, np.exp(seen), width, near))
     return found
-
-
-def _crossing(x: np.ndarray, chi: np.ndarray) -> float:
-    """Where chi passes 1 for the first time, by linear interpolation; NaN where it never does."""
-    (places,) = np.nonzero((chi[:-1] < 1) & (chi[1:] >= 1))
-    return float(np.interp(1.0, chi[places[0] :][:2], x[places[0] :][:2])) if places.size else float("nan")
 
 
 def _trends(runs: xr.Dataset, name: str) -> list[Finding]:
     """Up with the learning rate? Is it the rate, or the time? Down with weight decay? Up with the rate even then?"""
     ends = table(runs, "ends", "weight_decay", "learning_rate")
-    rates, decays, found = ends.learning_rate.values, ends.weight_decay.values, []
+    rates, decays = ends.learning_rate.values, ends.weight_decay.values
+    rows: list[tuple] = []
     if len(rates) > 1 and 0 in decays:
         free = ends.sel(weight_decay=0).values
         equal = table(select(runs, weight_decay=0.0), "at_equal_time", "learning_rate").values
         left = (equal[:, 1] - equal[:, 0]) / (free[:, 1] - free[:, 0])
-        found += [
-            Finding.of(f"{name}: slope on ln(learning rate)", (0.0, np.inf), over_seeds(slope(np.log(rates), free))),
-            Finding.of(
-                f"{name}: share of its rise from learning rate {rates[0]:g} to {rates[1]:g} left at equal rate × steps "
-                "(a cause of its own: above 1/2; gradient flow: 0)",
-                (0.5, np.inf),
-                over_seeds(left),
-            ),
+        kept = f"share of its rise from learning rate {rates[0]:g} to {rates[1]:g} left at equal rate × steps"
+        rows += [
+            ("slope on ln(learning rate), no decay", (0.0, np.inf), slope(np.log(rates), free)),
+            (f"{kept} (gradient flow: 0; an effect of the rate itself: 1)", (0.5, np.inf), left),
         ]
-    if (decays > 0).sum() > 1:
-        down = slope(np.log(decays[decays > 0]), ends.values[:, decays > 0].swapaxes(1, 2)).mean(axis=1)
-        steps_up = np.diff(ends.values[:, decays > 0], axis=2).min(axis=(1, 2), initial=np.inf)
-        found += [
-            Finding.of(f"{name}: slope on ln(weight decay), mean of rates", (-np.inf, 0.0), over_seeds(down)),
-            Finding.of(
-                f"{name} with decay: smallest change from one learning rate to the next",
-                (0.0, np.inf),
-                over_seeds(steps_up),
-            ),
+    if len(rates) > 1 and (decays > 0).sum() > 1:
+        decayed = ends.values[:, decays > 0]
+        down = slope(np.log(decays[decays > 0]), decayed.swapaxes(1, 2)).mean(axis=1)
+        change = np.diff(decayed, axis=2).min(axis=(1, 2))
+        rows += [
+            ("slope on ln(weight decay), mean of the learning rates", (-np.inf, 0.0), down),
+            ("smallest change from one learning rate to the next, with decay", (0.0, np.inf), change),
         ]
-    return found
+    return [Finding.of(f"{name}: {what}", band, over_seeds(values)) for what, band, values in rows]
 
 
 def _deaths(runs: xr.Dataset) -> list[Finding]:
     """Dead ReLUs over the learning rates at which no run diverges, and in networks that work."""
     dead, accuracy = (table(runs, name, "weight_decay", "learning_rate") for name in ("ends_dead", "ends_accuracy"))
     whole = dead.isel(learning_rate=np.flatnonzero(np.isfinite(dead).all(["seed", "weight_decay"])))
-    lost = f"{int(runs.diverged.sum())} of {runs.diverged.size} runs diverged"
-    return [
-        Finding.of(
-            f"relu: slope of the share of dead units on ln(learning rate), where no run diverged ({lost})",
-            (0.0, np.inf),
-            over_seeds(slope(np.log(whole.learning_rate), whole).mean(axis=1)),
-        ),
-        Finding.of(
-            f"relu: largest share of dead units in networks of accuracy above {WORKS} ({lost})",
-            (0.4, 1.0),
-            over_seeds(per_seed(xr.where(accuracy > WORKS, dead, 0.0))),
-        ),
+    rise = slope(np.log(whole.learning_rate), whole).mean(axis=1)
+    most = per_seed(xr.where(accuracy > WORKS, dead, 0.0))
+    lost = f"({int(runs.diverged.sum())} of {runs.diverged.size} runs diverged)"
+    rows = [
+        (f"share of dead units, slope on ln(learning rate) where no run diverged {lost}", (0.0, np.inf), rise),
+        (f"largest share of dead units in networks of accuracy above {WORKS} {lost}", (0.4, 1.0), most),
     ]
+    return [Finding.of(f"relu: {what}", band, over_seeds(values)) for what, band, values in rows]
 
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """A column an activation: its plane, its layers in time, rates and decays. Last: theory, rate or time, dead ReLUs."""
-    figure, axes = plots.figure(3, 4, "Saturation φ_B: mean field before training; learning rate and weight decay after it")
+    figure, axes = plots.figure(
+        3, 4, "Saturation φ_B: mean field before training; learning rate and weight decay after it"
+    )
+    against, time, death = axes[:, 3]
     edges = crossings(dataset)
     for column, name in enumerate(("tanh", "sigmoid", "softsign")):
         plane, runs = select(dataset, activation=name, depth=int(dataset.depth.max())), trained(dataset, name)
         if plane.diverged.size:
-            _plane(figure, axes[0, column], plane, name, [edge for edge in edges if edge[0] == name])
+            _plane(axes[0, column], plane, name, [edge for edge in edges if edge[0] == name])
             theory, seen = xr.broadcast(plane.predicted.where(plane.arrived), plane.initial)
-            axes[0, 3].plot(theory.values.ravel(), seen.values.ravel(), "o", ms=2, alpha=0.4, color=f"C{column}", label=name)
+            against.plot(
+                theory.values.ravel(), seen.values.ravel(), "o", ms=2, alpha=0.4, color=f"C{column}", label=name
+            )
         if runs.diverged.size:
             _layers(axes[1, column], runs, name)
-            _lines(axes[2, column], table(runs, "ends", "weight_decay", "learning_rate"), "weight decay")
-            axes[2, column].set(title=f"{name}: after training", ylabel="φ_B, mean of the layers")
+            _rates(axes[2, column], runs, name)
     half = ALLOWANCE / float(dataset.width.max()) ** 0.5
-    plots.theory(axes[0, 3], (0, 1), (0, 1), "E|g(√q* z)|")
-    axes[0, 3].fill_between((0, 1), (-half, 1 - half), (half, 1 + half), color="0.9", label="± 2/√width")
-    axes[0, 3].set(title="measured against theory", xlabel="E|g(√q* z)|", ylabel="φ_B of the last layer", ylim=(0, 1))
-    _time(axes[1, 3], trained(dataset, "tanh"))
-    runs = trained(dataset, "relu")
-    if runs.diverged.size:
-        _deaths_drawn(axes[2, 3], runs)
+    plots.theory(against, (0, 1), (0, 1), "E|g(√q* z)|")
+    against.fill_between((0, 1), (-half, 1 - half), (half, 1 + half), color="0.9", label="± 2/√width")
+    against.set(title="measured against theory", xlabel="E|g(√q* z)|", ylabel="φ_B of the last layer", ylim=(0, 1))
+    _time(time, select(trained(dataset, "tanh"), weight_decay=0.0))
+    _dead(death, trained(dataset, "relu"))
     for each in axes.flat:
         plots.legend(each)
     return figure
 
 
-def _plane(figure: Any, axes: Any, plane: xr.Dataset, name: str, edges: list[tuple]) -> None:
-    """Colour: measured; black: theory."""
-    seen, theory = (table(plane, each, "bias_variance", "weight_variance").mean("seed") for each in ("initial", "predicted"))
-    weights, biases = seen.weight_variance.values, seen.bias_variance.values
-    colour = axes.pcolormesh(weights, biases, seen.values, shading="nearest")
-    figure.colorbar(colour, ax=axes, label="φ_B of the last layer")
+def _plane(axes: Any, plane: xr.Dataset, name: str, edges: list[tuple]) -> None:
+    seen, theory = (
+        table(plane, each, "bias_variance", "weight_variance").mean("seed") for each in ("initial", "predicted")
+    )
+    plots.plane(axes, seen, theory, "φ_B of the last layer")
+    axes.set(title=f"{name}: at the start", xlabel="weight variance σ_w²", ylabel="bias variance σ_b²", xscale="log")
     limits = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}
-    if min(seen.shape) > 1:
-        axes.clabel(axes.contour(weights, biases, theory.values, colors="black", linewidths=0.8), fontsize=6)
-    heights = np.linspace(biases[0], biases[-1], 50)
+    heights = np.linspace(float(seen.bias_variance.min()), float(seen.bias_variance.max()), 50)
     plots.theory(axes, [edge_of_chaos(name, height) for height in heights], heights, "edge of chaos", linewidth=2.2)
     x, y = [np.median(edge[3]) for edge in edges], [edge[1] for edge in edges]
-    axes.plot(x, y, "o", ms=5, mfc="white", mec="black", zorder=6, label="edge, measured (median)")
-    axes.set(title=f"{name}: at the start", xlabel="weight variance σ_w²", ylabel="bias variance σ_b²", xscale="log", **limits)
-    axes.grid(False)
+    axes.plot(x, y, "o", ms=5, mfc="white", mec="black", zorder=6, label="measured")
+    axes.set(**limits)
 
 
 def _layers(axes: Any, runs: xr.Dataset, name: str) -> None:
-    """Every layer in time, at the middle learning rate without decay; black: the mean field at the start."""
+    """At the middle learning rate, without decay."""
     rates = np.unique(runs.learning_rate)
-    rate = float(rates[len(rates) // 2])
-    run = select(runs, learning_rate=rate, weight_decay=float(runs.weight_decay.min()))
-    flat = [dimension for dimension in run.diverged.dims if dimension != "seed"]
+    run = select(runs, learning_rate=rates[len(rates) // 2], weight_decay=runs.weight_decay.min())
     for layer in range(int(run.depth.max())):
-        each = run.isel(layer=layer)
-        curve = each.saturation.isel(step=slice(1, None)).mean(flat)
-        plots.seeds(axes, curve, f"layer {layer + 1}", color=f"C{layer}")
-        axes.plot(1, each.predicted_along.mean(), "k<", label=None if layer else "mean field, step 0")
-    axes.set(title=f"{name}: learning rate {rate:g}", xlabel="step", ylabel="φ_B", xscale="log")
+        plots.seeds(axes, _curve(run.isel(layer=[layer])), f"layer {layer + 1}", color=f"C{layer}")
+        start = run.predicted_along.isel(layer=layer).mean()
+        axes.plot(1, start, "k<", ms=5, label=None if layer else "mean field before")
+    axes.set(title=f"{name}: learning rate {rates[len(rates) // 2]:g}", xlabel="step", ylabel="φ_B", xscale="log")
 
 
-def _lines(axes: Any, values: xr.DataArray, name: str) -> None:
-    """A line for each value of the first parameter over the second."""
-    for number, row in enumerate(values.transpose(..., "seed", values.dims[-1])):
-        plots.seeds(axes, row, f"{name} {float(row[values.dims[1]]):g}", color=f"C{number}", marker="o", ms=3)
-    axes.set(xlabel=values.dims[-1].replace("_", " "), xscale="log")
+def _curve(runs: xr.Dataset) -> xr.DataArray:
+    """φ_B by seed and step, from the first step on."""
+    curve = runs.saturation.isel(step=slice(1, None))
+    return curve.mean([dimension for dimension in curve.dims if dimension not in ("seed", "step")])
+
+
+def _rates(axes: Any, runs: xr.Dataset, name: str) -> None:
+    ends = table(runs, "ends", "weight_decay", "learning_rate")
+    for number, decay in enumerate(ends.weight_decay.values):
+        row = ends.sel(weight_decay=decay, drop=True)
+        plots.seeds(axes, row, f"weight decay {decay:g}", color=f"C{number}", marker="o", ms=3)
+    axes.set(title=f"{name}: after training", xlabel="learning rate", ylabel="φ_B, mean of the layers", xscale="log")
 
 
 def _time(axes: Any, runs: xr.Dataset) -> None:
-    """All learning rates without decay on one axis of time: one curve where only the time counts."""
-    free = select(runs, weight_decay=0.0)
-    flat = [dimension for dimension in free.diverged.dims if dimension != "seed"]
-    for number, rate in enumerate(np.unique(free.learning_rate) if free.diverged.size else ()):
-        curve = select(free, learning_rate=rate).saturation.isel(step=slice(1, None)).mean([*flat, "layer"])
-        curve = curve.assign_coords(step=curve.step * rate)
-        plots.seeds(axes, curve, f"learning rate {rate:g}", color=f"C{number}")
-    axes.set(title="tanh: the rate, or the time?", xlabel="learning rate × steps", ylabel="φ_B, mean of the layers", xscale="log")
+    for number, rate in enumerate(np.unique(runs.learning_rate) if runs.diverged.size else ()):
+        curve = _curve(select(runs, learning_rate=rate))
+        plots.seeds(axes, curve.assign_coords(step=curve.step * rate), f"learning rate {rate:g}", color=f"C{number}")
+    axes.set(title="tanh: the rate, or the time?", xlabel="learning rate × steps", ylabel="φ_B, mean of the layers")
+    axes.set(xscale="log")
 
 
-def _deaths_drawn(axes: Any, runs: xr.Dataset) -> None:
-    """Dead units and accuracy of what has not diverged, and the share that has."""
-    rates = np.unique(runs.learning_rate)
-    for color, (name, label) in enumerate((("ends_accuracy", "accuracy"), ("ends_dead", "dead units"))):
-        values = table(runs, name, "weight_decay", "learning_rate")
-        middle = [np.median(values.sel(learning_rate=rate).values[np.isfinite(values.sel(learning_rate=rate))]) for rate in rates]
-        axes.plot(*xr.broadcast(values.learning_rate, values), "o", ms=3, color=f"C{color}")
-        axes.plot(rates, middle, color=f"C{color}", label=label)
+def _dead(axes: Any, runs: xr.Dataset) -> None:
+    runs = runs.assign(lost=runs.diverged * 1.0)
+    for color, (name, label) in enumerate(
+        {"ends_accuracy": "accuracy", "ends_dead": "dead units", "lost": "diverged"}.items()
+    ):
+        if runs.diverged.size:
+            values = table(runs, name, "learning_rate", "weight_decay").stack(run=("seed", "weight_decay"))
+            for run in values.transpose("run", ...).values:
+                axes.plot(values.learning_rate, run, "o", ms=3, alpha=0.3, color=f"C{color}")
+            axes.plot(values.learning_rate, values.mean("run"), color=f"C{color}", label=f"{label}, mean")
+    axes.set(title="relu: dead units, what has not diverged", xlabel="learning rate", ylabel="share", xscale="log")
 
 
-TRAINED = [
-    (name, 3, 100, 500, 2000, 1.0, 0.0, rate, decay)
-    for name in ("tanh", "sigmoid", "softsign")
-    for rate in (0.03, 0.1, 0.3, 1.0, 3.0)
-    for decay in (0.0, 1e-3, 3e-3, 1e-2)
-]
+NAMES = (
+    "activation",
+    "depth",
+    "width",
+    "looked_at",
+    "steps",
+    "weight_variance",
+    "bias_variance",
+    "learning_rate",
+    "weight_decay",
+)
+
+
+def starts(depth: int, width: int, planes: dict) -> list[tuple]:
+    """Networks that are only begun: a plane of (weight variance, bias variance) for each activation."""
+    return [
+        (name, depth, width, 50, 0, float(weight), float(bias), 0.0, 0.0)
+        for name, (weights, biases) in planes.items()
+        for weight in weights
+        for bias in biases
+    ]
+
+
+def courses(width: int, steps: int, rates: dict, decays: tuple) -> list[tuple]:
+    """Networks of three hidden layers that learn, at the rates of each activation."""
+    return [
+        (name, 3, width, 500, steps, 2.0 if name == "relu" else 1.0, 0.0, rate, decay)
+        for name, values in rates.items()
+        for rate in values
+        for decay in decays
+    ]
+
+
+def planes(points: int) -> dict:
+    """The planes that bear the edge of chaos, with that many weight variances."""
+    small, large = (0.0, 0.05, 0.1, 0.2, 0.3), (0.0, 2.5, 5.0, 10.0, 20.0)
+    return {
+        "tanh": (np.geomspace(0.5, 4, points), small),
+        "sigmoid": (np.geomspace(2, 250, points), large),
+        "softsign": (np.geomspace(0.5, 8, points), small),
+        "relu": (np.geomspace(0.5, 4, points), small[:1]),
+    }
+
+
+RATES = {
+    **dict.fromkeys(("tanh", "sigmoid", "softsign"), (0.03, 0.1, 0.3, 1.0, 3.0)),
+    "relu": (0.03, 0.1, 0.3, 0.5, 0.7, 1.0),
+}
+DECAYS = (0.0, 1e-3, 3e-3, 1e-2)
+experiment = Experiment(
+    simulate=simulate,
+    compare=compare,
+    findings=findings,
+    draw=draw,
+    design={"seeds": 6, NAMES: [*starts(15, 300, planes(10)), *courses(100, 2000, RATES, DECAYS)]},
+    smoke={
+        "seeds": 2,
+        NAMES: [
+            *starts(12, 100, {"tanh": ((0.5, 1.5, 2.0, 2.5), (0.1, 0.2))}),
+            *courses(50, 200, {"tanh": (0.1, 0.5), "relu": (0.1, 0.5)}, DECAYS[:3]),
+        ],
+    },
+    paper={"seeds": 20, NAMES: [*starts(30, 1000, planes(40)), *courses(1000, 20_000, RATES, DECAYS)]},
+    control={"initialization": "uniform"},
+)

@@ -1,4 +1,4 @@
-"""How saturated a layer is: the Rakitianskaia–Engelbrecht measure, what it tends to, vanished slopes, dead units.
+"""How saturated a layer is: the Rakitianskaia–Engelbrecht measure, its limit, vanished slopes, dead units, growth.
 
 A layer's outputs are read against the range of its activation function. With g' an output scaled linearly from that
 range to [−1, 1], the measure is φ_B = Σ_b |Σ_(g in bin b) g'| / (number of outputs), B equal bins over the range: f_b
@@ -10,6 +10,9 @@ For an even B no bin straddles the middle, so that all its g' have one sign and 
 For an odd B the middle bin cancels, and φ_B is smaller, by less than 1/B.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -45,6 +48,23 @@ def vanished_share(slopes: Float[Array, "..."]) -> Float[Array, ""]:
 def never_active_share(pre_activations: Float[Array, "sample unit"]) -> Float[Array, ""]:
     """Return the share of units that are above zero on no sample (dead ReLUs); NaN where one is not finite."""
     return _share(jnp.max(pre_activations, axis=0) <= 0, pre_activations)
+
+
+def perturbation_growth(
+    network: Callable[[Array], Array], inputs: Float[Array, "sample feature"], key: Array
+) -> Float[Array, "layer"]:
+    """Return by how much each layer multiplies the mean square of a small perturbation of the inputs, mean of samples.
+
+    `network` maps inputs to its (layer, sample, unit) pre-activations. The perturbation is random, of first order, and
+    orthogonal to the input, so that it moves the angle between inputs and not their variance: in a wide network the
+    growth is σ_w² in the first layer and χ_1 beyond (Schoenholz et al. 2017). A perturbation that has died grows by 0.
+    """
+    tangents = jax.random.normal(key, inputs.shape, inputs.dtype)
+    along = jnp.sum(tangents * inputs, axis=1, keepdims=True) / jnp.sum(inputs**2, axis=1, keepdims=True)
+    tangents -= along * inputs
+    _, moved = jax.jvp(network, (inputs,), (tangents,))
+    sizes = jnp.concatenate([jnp.mean(tangents**2, axis=1)[None], jnp.mean(moved**2, axis=2)])
+    return jnp.mean(sizes[1:] / jnp.maximum(sizes[:-1], jnp.finfo(sizes.dtype).tiny), axis=1)
 
 
 def _scaled(outputs: Array, low: float, high: float) -> Array:
