@@ -40,8 +40,8 @@ def dual_acceleration(learning_rate: optax.ScalarOrSchedule = 1.0) -> optax.Grad
         return DualAcceleration(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params))
 
     def update(updates: PyTree, state: DualAcceleration, params: PyTree | None = None) -> tuple:
-        share = state.count / (state.count + 1)
-        momentum = jax.tree.map(lambda g, m: (share * (m + g)).astype(g.dtype), updates, state.momentum)
+        share = lambda dtype: state.count.astype(dtype) / (state.count.astype(dtype) + 1)
+        momentum = jax.tree.map(lambda g, m: share(g.dtype) * (m + g), updates, state.momentum)
         moved = jax.tree.map(jnp.add, momentum, updates)
         return moved, DualAcceleration(optax.safe_increment(state.count), momentum)
 

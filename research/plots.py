@@ -57,6 +57,14 @@ def points(axes: Axes, x: xr.DataArray, y: xr.DataArray, label: str | None = Non
     axes.plot(x.values.ravel(), y.values.ravel(), label=label, **dots)
 
 
+def family(axes: Axes, values: xr.DataArray, **style: Any) -> None:
+    """`seeds` for each value of a parameter: `values` has the dimensions (seed, parameter, x), with coordinates."""
+    _, parameter, _ = values.dims
+    for number, value in enumerate(values[parameter].values):
+        row = values.isel({parameter: number}, drop=True)
+        seeds(axes, row, f"{str(parameter).replace('_', ' ')} {value:g}", **{"color": f"C{number}", **style})
+
+
 def theory(
     axes: Axes, x: Sequence[float] | Any, y: Sequence[float] | Any, label: str | None = "theory", **style: Any
 ) -> None:
@@ -64,15 +72,21 @@ def theory(
     axes.plot(x, y, **{"color": "black", "linestyle": "--", "linewidth": 1.2, "zorder": 5, "label": label, **style})
 
 
+def agreement(axes: Axes, allowance: float, label: str) -> None:
+    """The diagonal of what lies in [0, 1], measured (y) against theory (x), and what theory allows on either side."""
+    theory(axes, (0, 1), (0, 1))
+    axes.fill_between((0, 1), (-allowance, 1 - allowance), (allowance, 1 + allowance), color="0.9", label=label)
+    axes.set_ylim(0, 1)
+
+
 def plane(axes: Axes, values: xr.DataArray, theory: xr.DataArray, label: str) -> None:
     """A phase plane over (y, x), the dimensions of both: what was measured in colour, what theory says as contours."""
     x, y = values[values.dims[1]].values, values[values.dims[0]].values
-    colour = axes.pcolormesh(x, y, values.values, shading="nearest")
+    colour = axes.pcolormesh(x, y, values.values, shading="nearest", alpha=0.6)
     axes.figure.colorbar(colour, ax=axes, label=label)
     if min(values.shape) > 1:
-        axes.clabel(
-            axes.contour(x, y, theory.transpose(*values.dims).values, colors="black", linewidths=0.8), fontsize=6
-        )
+        lines = axes.contour(x, y, theory.transpose(*values.dims).values, colors="black", linewidths=0.8)
+        axes.clabel(lines, fontsize=6)
     axes.grid(False)
 
 

@@ -204,7 +204,7 @@ def write_claims(path: Path, outcome: Outcome) -> None:
             r"<!-- (\S+) -->\n(.*?)(?=<!-- \S+ -->|\Z)", path.read_text(encoding="utf-8"), re.DOTALL
         ):
             sections[key] = text.strip()
-    sections[f"{outcome.family}/{outcome.name}"] = _claim(outcome, path.parent)
+    sections[f"{outcome.family}/{outcome.name}"] = _claim(outcome, path.parent).strip()
     head = (
         "# Claims\n\nWritten by the experiments themselves: each finding with theory's band, what was measured and its "
         "95 % interval over seeds. *Supported*: the interval lies in the band. *Refuted*: the two are disjoint. "

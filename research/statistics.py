@@ -4,6 +4,7 @@ Seeds are the unit of replication. A value that is not finite makes the answer N
 before a statistic is asked for, or it voids the finding; it is never averaged in.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,8 +25,8 @@ NOTHING = Estimate(float("nan"), (float("nan"), float("nan")))
 def over_seeds(values: Any, statistic: Callable[..., Any] = np.mean) -> Estimate:
     """`statistic` of one number a seed, with its BCa bootstrap interval (Efron 1987; 9999 resamples, fixed seed).
 
-    NaN for fewer than two values or any that is not finite; where all are equal, or the statistic does not vary, the
-    interval is that point.
+    NaN for fewer than two values or any that is not finite; where all are equal, the interval is that point, and where
+    BCa is undefined (a statistic that hardly varies), it is the percentile interval.
     """
     sample = np.asarray(values, dtype=float).ravel()
     if sample.size < 2 or not np.isfinite(sample).all():
@@ -33,14 +34,15 @@ def over_seeds(values: Any, statistic: Callable[..., Any] = np.mean) -> Estimate
     value = float(statistic(sample))
     if np.ptp(sample) <= 1e-14 * np.abs(sample).max():
         return Estimate(value, (value, value))
-    with np.errstate(all="ignore"):
-        answer = stats.bootstrap(
-            (sample,), statistic, vectorized=False, method="BCa", rng=np.random.default_rng(0)
-        ).confidence_interval
-    low, high = float(answer.low), float(answer.high)
-    if not np.isfinite([low, high]).all():  # BCa is undefined for a statistic that resampling hardly moves
-        low, high = float(sample.min()), float(sample.max())
-    return Estimate(value, (low, high))
+    for method in ("BCa", "percentile"):  # the first is undefined for a statistic that resampling hardly moves
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            answer = stats.bootstrap(
+                (sample,), statistic, vectorized=False, method=method, rng=np.random.default_rng(0)
+            ).confidence_interval
+        if np.isfinite(answer).all():
+            break
+    return Estimate(value, (float(answer.low), float(answer.high)))
 
 
 def every_seed(values: Any) -> Estimate:
@@ -57,9 +59,10 @@ def every_seed(values: Any) -> Estimate:
 
 def share(hits: Any) -> Estimate:
     """The share of true values among independent ones, with the exact binomial interval (Clopper & Pearson 1934)."""
-    sample = np.asarray(hits, dtype=bool).ravel()
-    if not sample.size:
+    numbers = np.asarray(hits, dtype=float).ravel()
+    if not numbers.size or np.isnan(numbers).any():  # to NumPy a NaN is true
         return NOTHING
+    sample = numbers.astype(bool)
     answer = stats.binomtest(int(sample.sum()), sample.size).proportion_ci(0.95, method="exact")
     return Estimate(float(sample.mean()), (float(answer.low), float(answer.high)))
 
@@ -67,9 +70,9 @@ def share(hits: Any) -> Estimate:
 def slope(x: Any, y: Any) -> np.ndarray:
     """The least-squares slope of y on x along the last axis; NaN where a pair is not finite."""
     x, y = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
-    x = x - x.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        return (x * (y - y.mean(axis=-1, keepdims=True))).sum(axis=-1) / (x**2).sum(axis=-1)
+        x = x - x.mean(axis=-1, keepdims=True)
+        return np.asarray((x * (y - y.mean(axis=-1, keepdims=True))).sum(axis=-1) / (x**2).sum(axis=-1))
 
 
 def crossing(x: Any, y: Any, level: float) -> float:
