@@ -97,6 +97,10 @@ def run(packages: list[str], arguments: list[str]) -> int:
     report.plans([(job.name, job.described, plan) for job, plan in zip(jobs, plans, strict=True)])
     if options.dry_run:
         return 0
+    missing = [job.path for job in jobs if options.draw_only and not job.path.exists()]
+    if missing:
+        report.error(f"there is no result at {missing[0]} to draw; run it without --draw-only first")
+        return 2
     outcomes, failed = [], 0
     for job in jobs:
         try:
@@ -111,7 +115,7 @@ def run(packages: list[str], arguments: list[str]) -> int:
 
 def _parser(packages: list[str], available: list[tuple[str, str]]) -> argparse.ArgumentParser:
     program = f"python -m {packages[0]}" if len(packages) == 1 else "python -m experiments"
-    name = available[0][1]
+    name = available[0][1] if available else "NAME"
     parser = argparse.ArgumentParser(
         prog=program,
         description=f"Run experiments, check each claim against its oracle, and write figures and verdicts. "
@@ -177,7 +181,7 @@ def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
     if options.draw_only:
         stored = store.load()
         if stored is None:
-            raise FileNotFoundError(f"there is no result at {job.path} to draw; run it without --draw-only first")
+            raise FileNotFoundError(f"there is no result at {job.path} that can be drawn")
         dataset = experiment.compare(stored[stored.attrs["swept"].split()]).assign_attrs(stored.attrs)
         report.plain(f"drawn from {job.path}; nothing was run")
     else:

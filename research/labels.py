@@ -180,3 +180,20 @@ def table(dataset: xr.Dataset, variable: str, *parameters: str) -> xr.DataArray:
         rows[(slice(None), *place)] = per_seed(select(dataset, **chosen)[variable], "mean")
     coordinates = dict(zip(parameters, values, strict=True))
     return xr.DataArray(rows, {"seed": dataset.seed, **coordinates}, ("seed", *parameters), name=variable)
+
+
+def averaged(values: xr.DataArray, *dimensions: str) -> xr.DataArray:
+    """The mean over all other dimensions, with these in that order; padding is left out."""
+    return values.mean([each for each in values.dims if each not in dimensions]).transpose(*dimensions)
+
+
+def at_step(values: xr.DataArray, step: xr.DataArray) -> xr.DataArray:
+    """What was recorded at that step of each run, between recordings linear in ln(1 + step); NaN for a step that is."""
+    return xr.apply_ufunc(
+        np.interp,
+        np.log1p(step),
+        np.log1p(values.step),
+        values,
+        input_core_dims=[[], ["step"], ["step"]],
+        vectorize=True,
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen
 from jax import Array
@@ -40,3 +41,12 @@ class FullyConnected(linen.Module):
             seen.append(dense(self.width, f"hidden_{layer}")(outputs))
             outputs = self.activation(seen[-1])
         return Layers(dense(self.labels, "readout")(outputs), jnp.stack(seen))
+
+
+def centred(variance: Array | float, *, per_input: bool, uniform: bool = False) -> Callable:
+    """Return the initialiser N(0, variance), `per_input` N(0, variance / fan_in); the variance may be traced.
+
+    `uniform` draws from the interval between ± the square root of that instead, which has a third of the variance.
+    """
+    draw = (lambda *drawn: 2 * jax.random.uniform(*drawn) - 1) if uniform else jax.random.normal
+    return lambda key, shape, dtype: jnp.sqrt(variance / (shape[0] if per_input else 1)) * draw(key, shape, dtype)

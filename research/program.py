@@ -64,7 +64,7 @@ class Program:
         self.simulate = simulate
         self.static = dict(static)
         self.traced = tuple(traced)
-        number = {name: jnp.asarray(values[0]).dtype for name, values in traced.items()}
+        number = {name: jax.eval_shape(jnp.asarray, values[0]).dtype for name, values in traced.items()}
         self.signature = (
             jax.eval_shape(lambda: jax.random.key(0)),
             {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in number.items()},

@@ -1,6 +1,7 @@
 """Two CPU devices, strict shapes, no windows, and annotations that are checked when a function is called."""
 
 import os
+import sys
 
 from jaxtyping import install_import_hook
 
@@ -13,6 +14,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from research import layout  # noqa: E402
+from research.command_line import run  # noqa: E402
 
 layout.prepare()  # before the first array: its pool of threads is large enough for the devices
 jax.config.update("jax_num_cpu_devices", 2)
@@ -44,3 +46,84 @@ def devices(request, monkeypatch):
     chosen = jax.local_devices()[: request.param]
     monkeypatch.setattr(jax, "local_devices", lambda: chosen)
     return request.param
+
+
+TINY = '''
+"""{title}
+
+Claim: {claim}
+
+Source: A. Nobody 2020, arXiv 2001.00001, theorem 1.
+"""
+
+import matplotlib.pyplot as plt
+import simulations
+
+from research.experiment import Experiment, Finding
+from research.labels import per_seed
+from research.statistics import every_seed
+
+
+def compare(dataset):
+    return dataset.assign(error=abs(dataset.value - dataset.rate**dataset.step * dataset.value.isel(step=0)))
+
+
+def findings(dataset):
+    return [Finding.of("the error | at any time", (0.0, 1e-12), every_seed(per_seed(dataset.error)))]
+
+
+def draw(dataset):
+    figure, axes = plt.subplots()
+    axes.plot(dataset.step, dataset.error.mean([d for d in dataset.error.dims if d != "step"]))
+    return figure
+
+
+experiment = Experiment(
+    simulations.growth,
+    compare,
+    findings,
+    draw,
+    design={{"seeds": 2, "rate": (0.5, 0.9), "noise": True}},
+    smoke={{"rate": 0.5}},
+    paper={{"seeds": 100}},
+    control={{"rate": 2.0, "limit": 10.0}},
+)
+'''
+
+
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+    """A package of two experiments."""
+    package = tmp_path / "tiny"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for name, claim in (("decay", "what shrinks\nshrinks [fast]."), ("growth", "what grows grows.")):
+        text = TINY.format(title=name, claim=claim).lstrip()
+        (package / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield package
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tiny"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def command(family, results, capsys):
+    """Run the family's command line: (status, standard output, standard error)."""
+
+    def ran(*arguments):
+        capsys.readouterr()
+        status = run(["tiny"], [*arguments, "--results", str(results)])
+        return status, *capsys.readouterr()
+
+    return ran
+
+
+@pytest.fixture
+def contents(results):
+    """Name -> bytes of every file that lies under the results."""
+    return lambda: {str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()}

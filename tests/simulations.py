@@ -30,7 +30,7 @@ class Number(NamedTuple):
 def drawn(key, *shape):
     """Numbers in [−1, 1] that differ with the key: much faster to compile than those of jax.random."""
     seed = (jax.random.key_data(key) % 10007).sum().astype(float)
-    return jnp.sin(seed * jnp.arange(1.0, 1 + np.prod(shape))).reshape(shape)
+    return jnp.sin(seed * np.arange(1.0, 1 + np.prod(shape))).reshape(shape)
 
 
 def regression(

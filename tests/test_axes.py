@@ -13,7 +13,9 @@ from research.dynamics import Run
 from research.sweep import plan, sweep
 
 
-def simulate(key, rate: float, count: int = 2, *, kind: Literal["a", "b"] = "a", size: int = 3, on: bool = False, f=abs):
+def simulate(
+    key, rate: float, count: int = 2, *, kind: Literal["a", "b"] = "a", size: int = 3, on: bool = False, f=abs
+):
     raise AssertionError("an error of the axes comes before the simulation is asked")
 
 
@@ -170,9 +172,7 @@ class Data(NamedTuple):
 
 
 def timed(observables, at=(0, 1), step=lambda state: state, state=None, given=(), stop=None):
-    return lambda: Run(
-        np.zeros(()) if state is None else state, step, lambda _: observables, np.array(at), given, stop
-    )
+    return lambda: Run(np.zeros(()) if state is None else state, step, lambda _: observables, np.array(at), given, stop)
 
 
 @pytest.mark.parametrize(

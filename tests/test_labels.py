@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from jaxtyping import Array, Float, Int
+from simulations import formula, regression
 
 from research.labels import arms, dimensions, fields, lift, per_seed, select
 from research.sweep import sweep
-from simulations import formula, regression
 
 
 class Record(NamedTuple):
@@ -132,7 +132,7 @@ def test_padding_is_cut_off_and_put_back(problem):
 
 
 def test_a_single_missing_number_is_no_padding(problem):
-    X, y = problem
+    X, _ = problem
     holed = X.copy(deep=True)
     holed[1, 0, 1, 0] = np.nan
 
@@ -158,7 +158,7 @@ def test_where_there_is_only_padding_the_oracle_is_not_asked(problem):
 
 
 def test_equal_inputs_are_asked_once(problem):
-    X, y = problem
+    X, _ = problem
     calls = []
 
     def counted(X: Float[np.ndarray, "sample feature"], strength: float) -> float:

@@ -184,4 +184,4 @@ def test_progress_rises_to_all_runs_and_names_the_cell():
     assert done == sorted(done)
     assert done[-1] == 12
     assert {words[1] for words in heard} == {12}
-    assert {words[2] for words in heard} == {"noise=False, limit=10.0", "noise=False, limit=20.0"}
+    assert {words[2] for words in heard} == {"limit=10.0", "limit=20.0"}

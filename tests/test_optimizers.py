@@ -1,0 +1,98 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from research.dynamics import descent, start
+from research.optimizers import coordinate_descent, dual_acceleration, inverse_square_root
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def paths(loss, chain, initial, steps):
+    step, state, seen = jax.jit(descent(loss, chain)), start(initial, chain), []
+    for _ in range(steps):
+        state = step(state)
+        seen.append(np.asarray(state.params))
+    return np.array(seen)
+
+
+def test_coordinate_descent_moves_the_steepest_coordinate_only():
+    A = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 3.0]])
+    b = np.array([1.0, -2.0, 0.5])
+    found = paths(lambda w: w @ jnp.asarray(A) @ w / 2 - b @ w, coordinate_descent(0.2), jnp.zeros(3), 12)
+    w = np.zeros(3)
+    for place in range(12):
+        gradient = A @ w - b
+        steepest = np.argmax(np.abs(gradient))
+        w[steepest] -= 0.2 * gradient[steepest]
+        np.testing.assert_allclose(found[place], w, rtol=1e-12)
+    assert (np.count_nonzero(np.diff(found, axis=0), axis=1) == 1).all()
+
+
+def test_coordinate_descent_takes_all_arrays_together_and_moves_ties():
+    chain = coordinate_descent(1.0)
+    gradient = {"a": jnp.array([1.0, -3.0]), "b": jnp.array([[3.0, 0.0]])}
+    updates, _ = chain.update(gradient, chain.init(gradient), gradient)
+    assert updates["a"].tolist() == [0.0, 3.0]
+    assert updates["b"].tolist() == [[-3.0, 0.0]]
+
+
+def test_coordinate_descent_takes_a_schedule():
+    chain = coordinate_descent(optax.linear_schedule(1.0, 0.0, 2))
+    state, gradient, lengths = chain.init(jnp.ones(2)), jnp.array([2.0, 1.0]), []
+    for _ in range(3):
+        updates, state = chain.update(gradient, state, gradient)
+        lengths.append(float(updates[0]))
+    assert lengths == [-2.0, -1.0, 0.0]
+
+
+def test_dual_acceleration_is_algorithm_1():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(10, 4))
+    X /= np.linalg.norm(X, axis=1).max()
+    y = np.sign(X @ random.normal(size=4))
+    Z = y[:, None] * X
+    found = paths(lambda w: jax.nn.logsumexp(-jnp.asarray(Z) @ w), dual_acceleration(0.7), jnp.zeros(4), 30)
+    # g_t = β_t (g_{t−1} + ∇_t), w_{t+1} = w_t − θ (g_t + ∇_t), β_t = t/(t + 1), where ∇_t = −Zᵀ q_t
+    w, g = np.zeros(4), np.zeros(4)
+    for t in range(30):
+        q = np.exp(-Z @ w)
+        gradient = -Z.T @ (q / q.sum())
+        g = t / (t + 1) * (g + gradient)
+        w = w - 0.7 * (g + gradient)
+        np.testing.assert_allclose(found[t], w, rtol=1e-11, atol=1e-13)
+
+
+def test_dual_acceleration_reaches_the_margin_faster_than_normalised_descent():
+    random = np.random.default_rng(1)
+    Z = np.abs(random.normal(size=(12, 3))) * [1.0, 0.2, 0.1]
+    Z /= np.linalg.norm(Z, axis=1).max()
+    loss = lambda w: jax.nn.logsumexp(-jnp.asarray(Z) @ w)
+    margin = lambda w: (Z @ w).min() / np.linalg.norm(w)
+    fast = margin(paths(loss, dual_acceleration(), jnp.zeros(3), 300)[-1])
+    slow = margin(paths(loss, optax.sgd(1.0), jnp.zeros(3), 300)[-1])
+    assert fast > slow
+
+
+def test_dual_acceleration_keeps_the_dtype_of_its_parameters():
+    chain = dual_acceleration(1.0)
+    params = jnp.ones(2, "float32")
+    updates, state = chain.update(params, chain.init(params), params)
+    updates, state = chain.update(params, state, params)
+    assert updates.dtype == "float32"
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+    # gradient 1 twice: g_0 = 0, so −1; then g_1 = ½ (0 + 1), so −3/2
+    np.testing.assert_allclose(updates, -1.5)
+
+
+def test_inverse_square_root_counts_from_zero():
+    schedule = inverse_square_root(0.6)
+    np.testing.assert_allclose([schedule(jnp.array(count)) for count in (0, 3, 8)], [0.6, 0.3, 0.2], rtol=1e-14)
+    found = paths(lambda w: w.sum(), optax.sgd(inverse_square_root(1.0)), jnp.zeros(1), 4)
+    np.testing.assert_allclose(found[:, 0], -np.cumsum(1 / np.sqrt([1, 2, 3, 4])), rtol=1e-12)
