@@ -169,7 +169,7 @@ def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    from research import layout
+    from research import layout, plots
     from research.experiment import evaluate
     from research.store import Store
 
@@ -200,6 +200,7 @@ def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
     }
     store.save(dataset)
     figure = experiment.draw(dataset)
+    plots.mark_empty(figure)
     if job.described:
         figure.text(0.995, 0.005, job.described, ha="right", va="bottom", fontsize=7, color="0.4")
     picture = job.path.with_suffix(".png")

@@ -94,3 +94,16 @@ def legend(axes: Axes, **style: Any) -> None:
     """A legend of what bears a label, in the place where it hides least."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(**{"loc": "best", **style})
+
+
+def mark_empty(figure: Figure) -> None:
+    """Say so in panels in which an override of the design has left nothing to draw on a logarithmic axis."""
+    for axes in figure.axes:
+        for scale, read, linear in (
+            (axes.get_xscale(), "get_xdata", axes.set_xscale),
+            (axes.get_yscale(), "get_ydata", axes.set_yscale),
+        ):
+            drawn = [np.asarray(getattr(line, read)(), dtype=float) for line in axes.lines]
+            if scale == "log" and not axes.collections and not any((values > 0).any() for values in drawn):
+                linear("linear")
+                axes.text(0.5, 0.5, "no such runs in this design", ha="center", transform=axes.transAxes, color="0.4")

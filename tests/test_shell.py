@@ -64,7 +64,7 @@ def test_the_commands_of_the_readme_work_from_a_shell(results):
         "--smoke",
         "--set",
         "learning_rate=0.5",
-        "weight_decay=0.0,0.003",
+        "weight_decay=0.0",
         "data=gaussian",
         "optimizer=gradient_descent",
     )

@@ -108,7 +108,16 @@ def plain_hdf5(path):
         file["a"] = [1.0]
 
 
+def flipped(path, whole):
+    """One bit of the recorded numbers is another: what a bad disk or a broken transfer leaves."""
+    path.write_bytes(whole)
+    with h5py.File(path) as file:
+        place = file["value"].id.get_chunk_info(0).byte_offset
+    path.write_bytes(whole[: place + 3] + bytes([whole[place + 3] ^ 1]) + whole[place + 4 :])
+
+
 DAMAGES = {
+    "one bit": flipped,
     "empty": lambda path, whole: path.write_bytes(b""),
     "text": lambda path, whole: path.write_text("my notes on growth\n"),
     "half": lambda path, whole: path.write_bytes(whole[: len(whole) // 2]),
