@@ -259,7 +259,8 @@ def stored(path: Path, dataset: Any) -> None:
             f"  [{STYLES[finding['status']]}]{finding['status']:12s}[/] {escape(finding['statement'])}: {escape(value)}"
             f", theory {escape(band(tuple(finding['band'])))}"
         )
-    console.print(escape(json.dumps(json.loads(dataset.attrs["provenance"]), indent=2, ensure_ascii=False)))
+    for name, value in json.loads(dataset.attrs["provenance"]).items():
+        console.print(escape(f"  {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"))
 
 
 def _bytes(count: float) -> str:

@@ -63,7 +63,9 @@ class Store:
 
     def save(self, dataset: xr.Dataset) -> None:
         """Write the result in one step: whoever reads sees the old file or the new one, never a part."""
-        checked = {name: {"fletcher32": True} for name, values in dataset.data_vars.items() if values.size and values.ndim}
+        checked = {
+            name: {"fletcher32": True} for name, values in dataset.data_vars.items() if values.size and values.ndim
+        }
         with _replacing(self.path) as temporary:
             dataset.assign_attrs(format=FORMAT).to_netcdf(temporary, engine="h5netcdf", encoding=checked)
 

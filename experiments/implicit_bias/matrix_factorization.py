@@ -180,6 +180,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     """Singular values against time at each depth; error and effective rank against the initialisation."""
     depths, scales = (np.unique(dataset[name].values).tolist() for name in ("depth", "init_scale"))
     figure, axes = plots.figure(2, max(2, len(depths)), "Depth and a small start find low rank")
+    planted = np.linalg.norm(dataset.planted.isel(seed=0).values, ord=2)
     for place, depth in enumerate(depths):
         runs = select(dataset, depth=depth, init_scale=scales[0])
         panel = axes[0, place]
@@ -187,8 +188,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         shown = shown.squeeze([dimension for dimension in shown.dims if dimension not in ("seed", "step", "mode")])
         for mode in range(shown.sizes["mode"]):
             plots.seeds(panel, shown.isel(mode=mode), label=f"σ{mode + 1}")
-        plots.theory(panel, panel.get_xlim(), (1, 1), "planted σ1 = σ2")
-        panel.set(xscale="log", xlim=(1, int(dataset.step.max())), ylim=(-0.05, 1.25))
+        plots.theory(panel, panel.get_xlim(), (planted, planted), "planted, each")
+        panel.set(xscale="log", xlim=(1, int(dataset.step.max())), ylim=(-0.05 * planted, 1.25 * planted))
         panel.set(title=f"depth {depth}, init_scale {scales[0]:g}", xlabel="step", ylabel="singular value of W")
     plots.legend(axes[0, -1], loc="center left")
     end = dataset.isel(step=-1)
@@ -202,7 +203,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         plots.theory(panel, scales, [nuclear[name]] * len(scales), "least nuclear norm (median)")
         panel.set(xscale="log", yscale="log", xlabel="init_scale (spectral norm of W at the start)", ylabel=label)
         plots.legend(panel)
-    plots.theory(axes[1, 1], scales, [2] * len(scales), "planted rank", linestyle=":")
+    rank = float(dataset.planted_effective_rank.median())
+    plots.theory(axes[1, 1], scales, [rank] * len(scales), "planted", linestyle=":")
     plots.legend(axes[1, 1])
     spread = axes[1, -1] if len(depths) > 2 else None
     if spread is not None:

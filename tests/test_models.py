@@ -1,0 +1,64 @@
+"""The Flax modules compute what their docstrings say, in the precision of their inputs, under jit and vmap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.models import FullyConnected, centred
+
+KEY = jax.random.key(0)
+
+
+def network(**options):
+    return FullyConnected(depth=3, width=7, labels=4, activation=jnp.tanh, **options)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_layers_are_the_sums_that_the_parameters_give(double):
+    with jax.enable_x64(double):
+        inputs = jax.random.normal(KEY, (5, 6))
+        variables = network(bias_init=centred(0.5, per_input=False)).init(KEY, inputs)
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {inputs.dtype}
+        logits, sums = network().apply(variables, inputs)
+        assert sums.shape == (3, 5, 7)
+        assert logits.shape == (5, 4)
+        assert logits.dtype == sums.dtype == inputs.dtype
+        outputs = np.asarray(inputs)
+        for layer, seen in enumerate(sums):
+            parameters = variables["params"][f"hidden_{layer}"]
+            outputs = outputs @ np.asarray(parameters["kernel"]) + np.asarray(parameters["bias"])[None, :]
+            np.testing.assert_allclose(seen, outputs, atol=1e-5)
+            outputs = np.tanh(outputs)
+        parameters = variables["params"]["readout"]
+        expected = outputs @ np.asarray(parameters["kernel"]) + np.asarray(parameters["bias"])[None, :]
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_initial_biases_are_zero_unless_asked_for():
+    variables = network().init(KEY, jnp.zeros((2, 6)))
+    assert all(jnp.all(layer["bias"] == 0) for layer in variables["params"].values())
+
+
+@pytest.mark.parametrize(("uniform", "factor"), [(False, 1.0), (True, 1 / 3)])
+@pytest.mark.parametrize("per_input", [False, True])
+def test_centred_draws_have_the_variance_asked_for(uniform, factor, per_input):
+    drawn = centred(3.0, per_input=per_input, uniform=uniform)(KEY, (50, 4000), jnp.float32)
+    expected = 3.0 * factor / (50 if per_input else 1)
+    assert float(jnp.mean(drawn)) == pytest.approx(0, abs=5 * (expected / drawn.size) ** 0.5)
+    assert float(jnp.var(drawn)) == pytest.approx(expected, rel=5 * (2 / drawn.size) ** 0.5)
+    bound = (3.0 / (50 if per_input else 1)) ** 0.5
+    assert bool(jnp.all(jnp.abs(drawn) <= bound)) == uniform
+
+
+def test_the_variance_may_be_traced_and_mapped():
+    inputs = jax.random.normal(KEY, (5, 6))
+
+    @jax.jit
+    @jax.vmap
+    def spread(variance):
+        model = network(kernel_init=centred(variance, per_input=True))
+        return jnp.std(model.apply(model.init(KEY, inputs), inputs).pre_activations[0])
+
+    one, four = spread(jnp.array([1.0, 4.0]))
+    assert float(four / one) == pytest.approx(2, rel=1e-5)
