@@ -125,7 +125,8 @@ def _reduced(outer: tuple[str, ...], own: tuple[str, ...], table: np.ndarray, in
     for dimension in outer:
         axis = kept.index(dimension)
         first = np.take(index, [0], axis=axis)
-        if (index == first).all():
+        # one seed cannot tell whether the key matters
+        if (index == first).all() and not (dimension == "seed" and index.shape[axis] == 1):
             index = first.squeeze(axis)
             kept.remove(dimension)
     return ((*kept, *own), table[index])

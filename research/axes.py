@@ -73,7 +73,7 @@ class Grid(NamedTuple):
         cells: dict[tuple, tuple[dict, list, list]] = {}
         for index, point in enumerate(self.points()):
             static = {name: value for name, value in point.items() if name not in self.traced}
-            _, indices, members = cells.setdefault(tuple(map(repr, static.values())), (static, [], []))
+            _, indices, members = cells.setdefault(tuple(map(_identity, static.values())), (static, [], []))
             indices.append(index)
             members.append(point)
         return [
@@ -159,6 +159,15 @@ def grid(simulate: Callable, axes: Mapping[Any, Any]) -> Grid:
         fixed={name: fixed[name] for name in order},
         traced=tuple(name for name, parameter in known.items() if parameter.traced),
     )
+
+
+def _identity(value: Any) -> Any:
+    """What tells two static values apart: equality where they can be hashed, else which object they are."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
 
 
 def _known(name: Any, known: Mapping[str, Parameter], simulate: Callable) -> None:

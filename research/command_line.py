@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from research import report
 
-DESIGNS = ("default", "smoke", "paper")
 EPILOG = """\
 examples:
   every experiment of the family at its default size
@@ -91,8 +90,9 @@ def run(packages: list[str], arguments: list[str]) -> int:
             overrides["seeds"] = options.seeds
         jobs = [Job(package, name, design, overrides, options.results) for package, name in chosen]
         plans = _plans(jobs)
-    except (ValueError, TypeError) as problem:
-        report.error(str(problem))
+    except Exception as problem:  # what `simulate` makes of a value that its signature cannot refuse
+        expected = isinstance(problem, (ValueError, TypeError))
+        report.error(str(problem) if expected else f"{type(problem).__name__}: {problem}")
         return 2
     report.plans([(job.name, job.described, plan) for job, plan in zip(jobs, plans, strict=True)])
     if options.dry_run:
@@ -103,8 +103,12 @@ def run(packages: list[str], arguments: list[str]) -> int:
         return 2
     outcomes, failed = [], 0
     for job in jobs:
+        began = time.perf_counter()
         try:
-            outcomes.append(_perform(job, options))
+            outcomes.append(_judged(job, options))
+            report.experiment(outcomes[-1])
+            _drawn(job, outcomes[-1])
+            report.plain(f"  {time.perf_counter() - began:.1f} s; figure {outcomes[-1].figure}")
         except Exception as problem:  # one failed experiment does not take the others down
             failed += 1
             report.error(f"{job.name} failed: {problem}")
@@ -163,18 +167,13 @@ def _experiment(job: Job) -> Any:
     return sized._replace(design=designed(sized, job.overrides))
 
 
-def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from research import layout, plots
-    from research.experiment import evaluate
+def _judged(job: Job, options: argparse.Namespace) -> report.Outcome:
+    """The experiment's runs (or its stored result), compared with the oracle, judged, and stored with the verdicts."""
+    from research import layout
+    from research.experiment import evaluate, planned
     from research.store import Store
 
-    experiment, began = _experiment(job), time.perf_counter()
-    store = Store(job.path, say=report.plain)
+    experiment, store = _experiment(job), Store(job.path, say=report.plain)
     report.heading(f"{job.family} / {job.name}", job.described)
     if caution := layout.caution(experiment.precision):
         report.plain(caution)
@@ -184,6 +183,10 @@ def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
             raise FileNotFoundError(f"there is no result at {job.path} that can be drawn")
         dataset = experiment.compare(stored[stored.attrs["swept"].split()]).assign_attrs(stored.attrs)
         report.plain(f"drawn from {job.path}; nothing was run")
+        if stored.attrs["cells"].split() != planned(experiment).addresses():
+            report.plain(
+                "the experiment, or a version of what computes it, has changed since: run it to see its effect"
+            )
     else:
         with report.progress() as progress:
             dataset = evaluate(experiment, store=store, progress=progress, fresh=options.fresh)
@@ -199,18 +202,27 @@ def _perform(job: Job, options: argparse.Namespace) -> report.Outcome:
         "experiment": f"{job.package}.{job.name}",
     }
     store.save(dataset)
-    figure = experiment.draw(dataset)
+    documentation = _documentation(job.package, job.name)
+    return report.Outcome(job.family, job.name, documentation, found, dataset, job.path.with_suffix(".png"))
+
+
+def _drawn(job: Job, outcome: report.Outcome) -> None:
+    """Draw the figure; that of the default design goes into `claims.md` with its findings."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from research import plots
+
+    figure = _experiment(job).draw(outcome.dataset)
     plots.mark_empty(figure)
     if job.described:
         figure.text(0.995, 0.005, job.described, ha="right", va="bottom", fontsize=7, color="0.4")
-    picture = job.path.with_suffix(".png")
-    figure.savefig(picture)
+    figure.savefig(outcome.figure)
     plt.close(figure)
-    outcome = report.Outcome(job.family, job.name, _documentation(job.package, job.name), found, dataset, picture)
     if job.standard:
         report.write_claims(job.results / "claims.md", outcome)
-    report.experiment(outcome, time.perf_counter() - began)
-    return outcome
 
 
 def _overrides(words: list[str]) -> dict[str, Any]:

@@ -53,14 +53,16 @@ class Finding(NamedTuple):
     def status(self) -> str:
         """One of supported, refuted, inconclusive, not yet, void.
 
-        Supported: the interval lies in the band. Refuted: the two are disjoint. Inconclusive: it straddles an end.
-        Not yet: not in the band, with an outlook. Void: no number, since an oracle was not certified or rivals were not
-        separated (a NaN never passes for health).
+        Supported: the interval lies in the band, whose end is open where the other is infinite (an ordering is not a
+        tie). Refuted: the two are disjoint. Inconclusive: it straddles an end. Not yet: not in the band, with an
+        outlook. Void: no number, since an oracle was not certified, rivals were not separated, runs diverged or there
+        were too few (a NaN never passes for health).
         """
         low, high = self.interval
-        if np.isnan([self.estimate, low, high, *self.band]).any():
+        if np.isnan([self.estimate, low, high, *self.band]).any() or low > high:
             return "void"
-        if self.band[0] <= low and high <= self.band[1]:
+        tie = (np.isinf(self.band[1]) and low == self.band[0]) or (np.isinf(self.band[0]) and high == self.band[1])
+        if self.band[0] <= low and high <= self.band[1] and not tie:
             return "supported"
         if self.outlook:
             return "not yet"

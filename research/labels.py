@@ -197,3 +197,8 @@ def at_step(values: xr.DataArray, step: xr.DataArray) -> xr.DataArray:
         input_core_dims=[[], ["step"], ["step"]],
         vectorize=True,
     )
+
+
+def norm(vectors: xr.DataArray, dimension: str = "feature") -> xr.DataArray:
+    """The l2 norm along a dimension; padding (NaN) is left out, and NaN is what is nothing but padding."""
+    return (vectors**2).sum(dimension, min_count=1) ** 0.5

@@ -103,7 +103,8 @@ def mark_empty(figure: Figure) -> None:
             (axes.get_xscale(), "get_xdata", axes.set_xscale),
             (axes.get_yscale(), "get_ydata", axes.set_yscale),
         ):
-            drawn = [np.asarray(getattr(line, read)(), dtype=float) for line in axes.lines]
+            curves = [line for line in axes.lines if line.get_transform() == axes.transData]  # not axhline, axvline
+            drawn = [np.asarray(getattr(line, read)(), dtype=float) for line in curves]
             if scale == "log" and not axes.collections and not any((values > 0).any() for values in drawn):
                 linear("linear")
                 axes.text(0.5, 0.5, "no such runs in this design", ha="center", transform=axes.transAxes, color="0.4")

@@ -111,7 +111,7 @@ class Program:
                 status=status,
                 ended_at=jnp.where(running & (status != RUNNING), k, carry.ended_at).astype(jnp.int32),
                 records={
-                    name: carry.records[name].at[k].set(jnp.where(running, value, carry.records[name][k]))
+                    name: carry.records[name].at[k].set(jnp.where(running & ~broken, value, carry.records[name][k]))
                     for name, value in seen.items()
                 },
             )

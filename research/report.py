@@ -126,14 +126,13 @@ class _Lines:
         plain(f"{int(done)}/{runs} runs, {done / max(spent, 1e-9):.3g}/s, {left}  {cell}")
 
 
-def experiment(outcome: Outcome, seconds: float) -> None:
+def experiment(outcome: Outcome) -> None:
     """Print an experiment's findings as soon as it has ended."""
     for finding in outcome.findings:
         style = STYLES[finding.status]
         _console().print(f"  [{style}]{finding.status:12s}[/] {escape(finding.statement)}: {escape(measured(finding))}")
         if finding.outlook and finding.status == "not yet":
             _console().print(f"               {escape(finding.outlook)}")
-    plain(f"  {seconds:.1f} s; figure {outcome.figure}")
 
 
 def findings(outcomes: list[Outcome]) -> None:
@@ -174,14 +173,14 @@ def number(value: float) -> str:
 
 
 def band(ends: tuple[float, float]) -> str:
-    """Theory's band: `≤ 1e-06`, `≥ 0.5`, or `[0.9, 1.1]`."""
+    """Theory's band: `< 0`, `> 0.5`, or `[0.9, 1.1]`."""
     low, high = ends
     if low == high:
         return f"= {number(low)}"
     if low == float("-inf"):
-        return f"≤ {number(high)}"
+        return f"< {number(high)}"
     if high == float("inf"):
-        return f"≥ {number(low)}"
+        return f"> {number(low)}"
     return f"[{number(low)}, {number(high)}]"
 
 
@@ -209,7 +208,8 @@ def write_claims(path: Path, outcome: Outcome) -> None:
         "# Claims\n\nWritten by the experiments themselves: each finding with theory's band, what was measured and its "
         "95 % interval over seeds. *Supported*: the interval lies in the band. *Refuted*: the two are disjoint. "
         "*Inconclusive*: it straddles an end. *Not yet*: the trend is right and the bound lies beyond this budget. "
-        "*Void*: an oracle was not certified or rivals were not separated.\n"
+        "*Void*: no number: an oracle was not certified, rivals were not separated, or runs diverged. The interval is "
+        "a BCa bootstrap over seeds, or, where a statement is about every seed, the range over all of them.\n"
     )
     body = "\n".join(f"\n<!-- {key} -->\n{text}\n" for key, text in sorted(sections.items()))
     temporary = path.with_suffix(".part")

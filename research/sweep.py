@@ -117,7 +117,7 @@ def sweep(
     differences along other axes are paired and 16 seeds extend 8. `lanes` is the number of runs in flight on one device
     (None: chosen). `store` is where the result is kept and found again (`fresh=True` computes anew and replaces it);
     `progress(runs_done, runs, cell)` is called now and then. Each run carries `diverged` and `diverged_at` (the first
-    recorded step with a non-finite state or observable, or -1): its observables are NaN after that step and its state
+    recorded step with a non-finite state or observable, or -1): its observables are NaN from that step on and its state
     is frozen. What is `given` has only the dimensions along which it differs.
 
     Raises ValueError or TypeError before anything is compiled, as `plan` does.

@@ -51,7 +51,7 @@ def test_the_control_fails(path):
     assert finding.status != "supported", finding
 
 
-@pytest.mark.parametrize("path", ALL)
+@pytest.mark.parametrize("path", [each for each in ALL if each.id in ORACLES])
 @pytest.mark.parametrize("broken", ["wrong", "not certified"])
 def test_a_broken_oracle_does_not_support_the_main_finding(path, broken, monkeypatch):
     experiment, dataset, _ = smoke(path)
@@ -67,8 +67,7 @@ def test_a_broken_oracle_does_not_support_the_main_finding(path, broken, monkeyp
 
     monkeypatch.setattr(module, oracle.__name__, other)
     finding = experiment.findings(experiment.compare(dataset[dataset.attrs["swept"].split()]))[0]
-    assert finding.status == ("void" if broken == "not certified" else finding.status)
-    assert finding.status != "supported", finding
+    assert finding.status in (["void"] if broken == "not certified" else ["refuted", "inconclusive", "void"]), finding
 
 
 @pytest.mark.parametrize("path", ALL)

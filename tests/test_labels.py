@@ -6,7 +6,7 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 from simulations import formula, regression
 
-from research.labels import arms, dimensions, fields, lift, per_seed, select
+from research.labels import arms, at_step, averaged, dimensions, fields, lift, per_seed, select, table
 from research.sweep import sweep
 
 
@@ -233,3 +233,32 @@ def test_arms_are_the_grid_points(swept):
     }
     np.testing.assert_array_equal(point.weights, swept.weights[:, 1, 1])
     assert point.weights.dims == ("seed", "step", "feature")
+
+
+def test_a_table_is_the_mean_by_parameters_wherever_they_stand(swept):
+    swept = swept.assign(end=swept.loss.isel(step=-1))
+    found = table(swept, "end", "decay", "learning_rate", "features")
+    assert found.dims == ("seed", "decay", "learning_rate", "features")
+    assert found.decay.values.tolist() == [0.0, 0.1]
+    np.testing.assert_allclose(found[:, 1, 0, 0], swept.end[:, :2, 1].mean("geometry+learning_rate"))  # two geometries
+    np.testing.assert_array_equal(found[:, 0, 1, 0], swept.end[:, 2, 0])
+    assert np.isnan(table(swept, "end", "geometry", "learning_rate").sel(geometry="sign", learning_rate=0.2)).all()
+    holed = swept.assign(end=swept.end.where(swept.seed == 1))
+    assert np.isnan(table(holed, "end", "decay")).sum("decay").values.tolist() == [2, 0]
+    assert table(select(swept, decay=0.7), "end", "learning_rate").isnull().all()
+
+
+def test_averaged_keeps_what_is_named_in_that_order(swept):
+    found = averaged(swept.loss, "step", "seed")
+    assert found.dims == ("step", "seed")
+    np.testing.assert_allclose(found, swept.loss.values.mean(axis=(1, 2)).T)
+
+
+def test_at_step_reads_what_was_recorded_and_between_it(swept):
+    runs = swept.step.max() - 19 * (swept.decay > 0)  # the last step without decay, step 1 with it
+    found = at_step(swept.loss, runs)
+    np.testing.assert_allclose(found.sel(decay=0.0), swept.loss.sel(decay=0.0, step=20))
+    np.testing.assert_allclose(found.sel(decay=0.1), swept.loss.sel(decay=0.1, step=1))
+    between = at_step(swept.loss, xr.DataArray(12**0.5 - 1))  # in ln(1 + step) halfway from 1 to 5
+    np.testing.assert_allclose(between, (swept.loss.sel(step=1) + swept.loss.sel(step=5)) / 2)
+    assert at_step(swept.loss, xr.DataArray(np.nan)).isnull().all()

@@ -19,6 +19,7 @@ def test_layers_are_the_sums_that_the_parameters_give(double):
     with jax.enable_x64(double):
         inputs = jax.random.normal(KEY, (5, 6))
         variables = network(bias_init=centred(0.5, per_input=False)).init(KEY, inputs)
+        assert all(np.any(layer["bias"]) for layer in variables["params"].values())
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {inputs.dtype}
         logits, sums = network().apply(variables, inputs)
         assert sums.shape == (3, 5, 7)

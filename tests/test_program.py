@@ -59,8 +59,7 @@ def test_a_diverged_run_is_marked_and_leaves_its_neighbours_alone(lanes, devices
     assert dataset.diverged_at.squeeze().values.tolist() == [[-1, 2, -1, -1]] * 3
     lost = dataset.value.sel(rate=1e200).squeeze().values
     assert np.isfinite(lost[:, 0]).all()
-    assert np.isinf(lost[:, 1]).all()  # what was seen when it broke
-    assert np.isnan(lost[:, 2:]).all()
+    assert np.isnan(lost[:, 1:]).all()  # no half-broken numbers, at the step where it broke either
     for rate in (0.5, 0.7):
         alone = sweep(growth, {"rate": [rate], "limit": [1e300], "noise": [True]}, seeds=3, lanes=lanes)
         np.testing.assert_array_equal(dataset.value.sel(rate=rate).squeeze(), alone.value.squeeze())

@@ -38,7 +38,7 @@ def test_numbers_are_written_for_a_reader(value, written):
 
 @pytest.mark.parametrize(
     ("ends", "written"),
-    [((0.0, 1.0), "[0, 1]"), ((-INFINITE, 0.5), "≤ 0.5"), ((0.5, INFINITE), "≥ 0.5"), ((2.0, 2.0), "= 2")],
+    [((0.0, 1.0), "[0, 1]"), ((-INFINITE, 0.5), "< 0.5"), ((0.5, INFINITE), "> 0.5"), ((2.0, 2.0), "= 2")],
 )
 def test_bands_are_written_for_a_reader(ends, written):
     assert report.band(ends) == written

@@ -25,7 +25,7 @@ def test_show_prints_what_is_stored(command, results, capsys):
         "noise (): True",
         "6 runs, 0 diverged",
         "supported",
-        '"commit"',
+        "commit: ",
     ):
         assert word in out
     assert "value ('seed', 'rate', 'step') float64" in out

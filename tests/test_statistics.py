@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import stats
 
-from research.statistics import every_seed, over_seeds, share, slope
+from research.statistics import crossing, every_seed, over_seeds, share, slope, slope_within
 
 
 def test_the_bootstrap_interval_of_a_mean_covers_as_often_as_it_says():
@@ -51,8 +52,7 @@ def test_a_statistic_that_hardly_varies_still_has_an_interval_of_its_own_values(
 
 def test_every_seed_spans_all_seeds():
     assert every_seed([3.0, 1.0, 2.0]) == (2.0, (1.0, 3.0))
-    assert every_seed([1.0, np.inf]).interval == (1.0, np.inf)
-    for values in ([], [1.0, np.nan]):
+    for values in ([], [1.0], [1.0, np.nan], [1.0, np.inf]):
         assert np.isnan(every_seed(values).value)
         assert np.isnan(every_seed(values).interval).all()
 
@@ -80,3 +80,18 @@ def test_slope_is_the_least_squares_line_along_the_last_axis():
     assert np.isnan(slope(x, y)).tolist() == [[False, False], [True, False], [False, True]]
     assert np.isnan(slope([1.0, 1.0], [0.0, 1.0]))
     assert np.isnan(slope([1.0, np.inf], [0.0, 1.0]))
+
+
+def test_crossing_is_the_first_rise_through_the_level():
+    assert crossing([0, 1, 2, 3, 4], [0, 0.5, 1.5, 0, 2], 1.0) == pytest.approx(1.5)
+    assert crossing([0, 1, 2], [0.9, 1.0, 2.0], 1.0) == pytest.approx(1.0)
+    for never in ([2, 1, 0], [0.1, 0.2, 0.3], [2, 3, 4], [0, np.nan, 2]):
+        assert np.isnan(crossing([0, 1, 2], never, 1.0))
+
+
+def test_slope_within_looks_only_inside_the_window():
+    step = np.arange(6.0)
+    y = xr.DataArray([[9.0, 0.0, 2.0, 4.0, np.nan, 8.0]], {"seed": [0], "step": step}, ("seed", "step"))
+    fitted = slope_within(y.step, y, y.step >= 1)
+    np.testing.assert_allclose(fitted, [2.0])
+    assert np.isnan(slope_within(y.step, y, y.step > 4.5)).all()

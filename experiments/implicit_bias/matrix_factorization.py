@@ -29,7 +29,7 @@ from research import plots
 from research.data import low_rank_matrix, observed_mask
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select
+from research.labels import lift, per_seed, select, table
 from research.observables.matrices import effective_rank
 from research.oracles.low_rank import effective_rank as exact_effective_rank
 from research.oracles.low_rank import minimum_nuclear_norm
@@ -106,7 +106,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     fits = frobenius(dataset.mask * (nuclear - dataset.planted)) <= 1e-6 * frobenius(dataset.planted)
     nuclear = nuclear.where(fits & (norms[0] <= norms[1] * (1 + 1e-6)))
     hidden = 1 - dataset.mask
-    change = (dataset.product.isel(step=-1) - dataset.product.isel(step=0)) * hidden
+    change = (dataset.product.sel(step=dataset.steps) - dataset.product.isel(step=0)) * hidden
     return dataset.assign(
         nuclear_error=frobenius(nuclear - dataset.planted) / frobenius(dataset.planted),
         nuclear_rank=lift(exact_effective_rank, nuclear),
@@ -121,7 +121,7 @@ def _nuclear_norm(matrix: Float[np.ndarray, "row column"]) -> float:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """Against the nuclear norm, with depth, with the initialisation, and without depth."""
-    end = dataset.isel(step=-1)
+    end = dataset.sel(step=dataset.steps)
     scales, depths = (np.unique(end[name].values).tolist() for name in ("init_scale", "depth"))
     at = lambda depth, scale: select(end, depth=depth, init_scale=scale)
     ratio = lambda runs: per_seed(np.log10(runs.error / runs.nuclear_error), "mean")
@@ -177,7 +177,12 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
-    """Singular values against time at each depth; error and effective rank against the initialisation."""
+    """Singular values against time at each depth; error and effective rank against the initialisation.
+
+    Of any further axis the first value is drawn.
+    """
+    further = set(dataset.diverged.dims) - {"seed", "depth", "init_scale"}
+    dataset = dataset.isel(dict.fromkeys(further, 0))
     depths, scales = (np.unique(dataset[name].values).tolist() for name in ("depth", "init_scale"))
     figure, axes = plots.figure(2, max(2, len(depths)), "Depth and a small start find low rank")
     planted = np.linalg.norm(dataset.planted.isel(seed=0).values, ord=2)
@@ -192,14 +197,13 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         panel.set(xscale="log", xlim=(1, int(dataset.step.max())), ylim=(-0.05 * planted, 1.25 * planted))
         panel.set(title=f"depth {depth}, init_scale {scales[0]:g}", xlabel="step", ylabel="singular value of W")
     plots.legend(axes[0, -1], loc="center left")
-    end = dataset.isel(step=-1)
+    end = dataset.sel(step=dataset.steps)
     nuclear = {"error": float(end.nuclear_error.median()), "effective_rank": float(end.nuclear_rank.median())}
     labels = {"error": "‖W − planted‖ / ‖planted‖", "effective_rank": "effective rank of W"}
     for panel, (name, label) in zip(axes[1], labels.items(), strict=False):
         for depth in depths:
-            values = select(end, depth=depth)[name].squeeze()
-            if len(scales) > 1:
-                plots.seeds(panel, values.sortby("init_scale"), label=f"depth {depth}", marker="o", markersize=3)
+            values = table(end, name, "depth", "init_scale").sel(depth=depth)
+            plots.seeds(panel, values, label=f"depth {depth}", marker="o", markersize=3)
         plots.theory(panel, scales, [nuclear[name]] * len(scales), "least nuclear norm (median)")
         panel.set(xscale="log", yscale="log", xlabel="init_scale (spectral norm of W at the start)", ylabel=label)
         plots.legend(panel)

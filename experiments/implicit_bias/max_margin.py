@@ -21,7 +21,7 @@ breast_cancer have a constant feature in place of a bias, and each seed takes a 
 al. follow the minimiser; here Nesterov's method descends to it.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,11 @@ from research import data as problems
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, per_seed, select
+from research.labels import arms, lift, norm, per_seed, select
 from research.optimizers import dual_acceleration, inverse_square_root
 from research.oracles.asymptote import asymptote
 from research.oracles.margin import logistic_optimum, margin_gap_slope, maximum_margin, separable
-from research.statistics import every_seed
+from research.statistics import every_seed, slope_within
 
 Data = Literal["planted", "gaussian", "digits", "breast_cancer", "overlapping"]
 Optimizer = Literal["gradient_descent", "nesterov", "normalized_decaying", "normalized", "accelerated"]
@@ -123,7 +123,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     """How much of the largest margin is missing, the law that theory gives for it, and where the weights should end."""
     X, y, weights, kind = dataset.X, dataset.y, dataset.weights, dataset.optimizer
     t, samples = dataset.step.where(dataset.step > 0), y.notnull().sum("sample")
-    width, spread = 1 / _norm(lift(maximum_margin, X, y, order=2)), 1 / lift(margin_gap_slope, X, y)
+    width, spread = 1 / norm(lift(maximum_margin, X, y, order=2)), 1 / lift(margin_gap_slope, X, y)
     # 1/gap grows by 1/D a unit of this clock: of ln t, or of γ² times the way that a gradient of length γ leads.
     clock = np.log(t) + xr.zeros_like(width)
     for name, way in {"normalized_decaying": 2 * t**0.5, "normalized": t, "accelerated": (t**2 + 3 * t) / 4}.items():
@@ -134,10 +134,11 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     late = lambda decades: (t >= dataset.steps / 10**decades) & (t <= dataset.steps)
     # The minimisers obey λ w = Σ exp(−z_k·w) z_k / n at the end: ŵ s + w̃ again, where s + ln s = −ln(λn).
     depth = 1 / (dataset.weight_decay.where(dataset.weight_decay > 0) * samples)
-    chosen, unit = X.where(dataset.data == "planted"), lambda vectors: vectors / _norm(vectors)
+    chosen, unit = X.where(dataset.data == "planted"), lambda vectors: vectors / norm(vectors)
     l1, l2, linf = (unit(lift(maximum_margin, chosen, y, order=order)) for order in (1, 2, np.inf))
-    away = {f"from_{name}": _norm(unit(weights) - end) for name, end in (("l1", l1), ("l2", l2), ("linf", linf))}
-    apart = np.minimum(_norm(l2 - l1), _norm(l2 - linf)) ** 2 >= 2 * (1 - SEPARATED)
+    away = {f"from_{name}": norm(unit(weights) - end) for name, end in (("l1", l1), ("l2", l2), ("linf", linf))}
+    apart = np.minimum(norm(l2 - l1), norm(l2 - linf)) ** 2 >= 2 * (1 - SEPARATED)
+    remainder = norm(weights - foreseen) / norm(line.direction * shift + line.offset)
     across = line.offset - line.direction * xr.dot(line.direction, line.offset, dim="feature") * width**2
     return dataset.assign(away).assign(
         nearness=(away["from_l2"] / np.minimum(away["from_l1"], away["from_linf"])).where(apart),
@@ -145,35 +146,26 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         spread=spread,
         clock=clock,
         exponent=line.exponent,
-        # Where no direction separates there is nothing to approach: the largest margin is zero, and so is 1/gap.
-        law=xr.where(lift(separable, X, y) == 0, 0.0, _slope(clock, 1 / gap, late(3)) * spread),
-        power=_slope(np.log(t), np.log(gap.where(gap > 0)), late(3)),
-        growth=_slope(np.log(t), _norm(weights), late(1)) * width,
+        # Where no direction separates there is no gap; what is left of the law is that the weights grow with ln t.
+        law=slope_within(clock, xr.where(lift(separable, X, y) == 0, norm(weights), spread / gap), late(3)),
+        closing=slope_within(np.log(t), np.log(gap.where(gap > 0)), late(1)) < 0,
+        fades=slope_within(np.log(t), np.log(remainder), late(1)) < 0,
+        power=slope_within(np.log(t), np.log(gap.where(gap > 0)), late(3)),
+        growth=slope_within(np.log(t), norm(weights), late(1)) * width,
         foreseen=_gap(foreseen, X, y, width),
-        remainder=_norm(weights - foreseen) / _norm(line.direction * shift + line.offset),
+        remainder=remainder,
         fading=np.exp(-line.exponent * (np.log(t) + shift)),
-        turned=_norm(across) * width / clock,
-        distance=_norm(weights - optimum) / _norm(optimum),
+        turned=norm(across) * width / clock,
+        distance=norm(weights - optimum) / norm(optimum),
         optimal_gap=_gap(optimum, X, y, width),
         depth=xr.apply_ufunc(lambda ratio: lambertw(ratio).real, depth),
     )
 
 
-def _norm(weights: xr.DataArray) -> xr.DataArray:
-    return (weights**2).sum("feature", min_count=1) ** 0.5
-
-
 def _gap(weights: xr.DataArray, X: xr.DataArray, y: xr.DataArray, width: xr.DataArray) -> xr.DataArray:
     """The share of the largest margin, `width`, that the direction of the weights misses."""
     margin = (y * xr.dot(X.fillna(0), weights.fillna(0), dim="feature")).min("sample")
-    return 1 - margin / _norm(weights) / width
-
-
-def _slope(x: Any, y: Any, window: xr.DataArray, along: str = "step") -> xr.DataArray:
-    """The least-squares slope of y on x over what was recorded in the window."""
-    x, y = xr.broadcast(x, y.where(window))
-    x = x.where(y.notnull()) - x.where(y.notnull()).mean(along)
-    return (x * y).sum(along, min_count=2) / (x**2).sum(along, min_count=2)
+    return 1 - margin / norm(weights) / width
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
@@ -184,10 +176,14 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     def add(data: str, kind: str, what: str, variable: str, low: float, high: float, outlook: str = "") -> None:
         runs = select(ends, data=data, optimizer=kind, weight_decay=0.0)
         if runs.diverged.size:
-            exponent, spread = float(runs.exponent.median()), float(runs.spread.median())
-            decades = spread / REACHED / np.log(10) if variable == "gap" else 2 / exponent
-            said = outlook.format(exponent, decades) if decades > np.log10(runs.steps.max()) else ""
+            exponent, trend = float(runs.exponent.median()), runs.closing if variable == "gap" else runs.fades
+            further = (
+                runs.spread * (1 / REACHED - 1 / runs.gap) / np.log(10) if variable == "gap" else 2 / runs.exponent
+            )
+            decades = float((np.log10(runs.steps) * (variable == "gap") + further).median())
+            said = outlook.format(exponent, decades) if bool(trend.all()) else ""
             measured, what = every_seed(per_seed(runs[variable])), f"{data}, {kind}: {what}".replace("_", " ")
+            what = what.replace("1/gap", "‖w‖ (nothing separates: there is no gap)") if data == "overlapping" else what
             found.append(Finding.of(what, (low, high), measured, said))
 
     law = "slope of 1/gap on {}, in units of 1/D, over the last three decades"
@@ -202,7 +198,15 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         add(first, kind, law.format(way), "law", 0.98, 1.02)
     add("planted", FAST, "distance to the l2 over that to the nearer of the l1 and l∞ direction", "nearness", 0.0, 0.01)
     for data in ("digits", "breast_cancer"):
-        add(data, GD, "gap at the end", "gap", 0.0, REACHED, "1/gap gains 1/D a unit of ln t: t = 10^{1:.0f}")
+        add(
+            data,
+            GD,
+            "gap at the end",
+            "gap",
+            0.0,
+            REACHED,
+            "from here 1/gap gains 1/D a unit of ln t: t = 10^{1:.0f} (median seed)",
+        )
         add(data, FAST, "gap at the end", "gap", 0.0, REACHED)
         add(data, FAST, law.format(SPEEDS[2][1]), "law", 0.98, 1.02)
     add("overlapping", GD, "relative distance to the logistic optimum at the end", "distance", 0.0, 1e-6)
@@ -216,11 +220,11 @@ def _path(runs: xr.Dataset) -> list[Finding]:
         return []
     # Nesterov's method takes the squared distance below (4 ln 2/λ) (1 − √κ)^t, κ = λ/(1/4 + λ).
     had_time = runs.steps * (decay / (SMOOTHNESS + decay)) ** 0.5 >= np.log(4 * np.log(2) / decay) + 2 * np.log(1e6)
-    law = _slope(runs.depth, 1 / runs.gap, decay <= 1001 * decay.min(), str(decay.dims[0])) * runs.spread
+    law = slope_within(runs.depth, 1 / runs.gap, decay <= 1001 * decay.min(), str(decay.dims[0])) * runs.spread
     close = "weight decay: relative distance to the minimiser, the worst of a seed's runs that had time for it"
     affine = "weight decay λ → 0, last three decades: slope of 1/gap on s, s + ln s = −ln(λn), in units of 1/D"
     # The next term of 1/gap is of order 1/s, and s is 5 where the last three decades begin.
-    judged = ((close, (0.0, 1e-6), runs.distance.where(had_time, 0.0)), (affine, (0.9, 1.1), law))
+    judged = ((close, (0.0, 1e-6), runs.distance.where(had_time, 0.0).where(had_time.any())), (affine, (0.9, 1.1), law))
     return [Finding.of(what, band, every_seed(per_seed(values))) for what, band, values in judged]
 
 

@@ -40,7 +40,7 @@ def mean_saturation(outputs: Float[Array, "..."], low: float, high: float) -> Fl
 def vanished_share(slopes: Float[Array, "..."]) -> Float[Array, ""]:
     """Return the share of derivatives of the activation that are zero exactly; NaN where one is not finite.
 
-    It depends on the precision: in float32 that of tanh vanishes from |x| = 8.0 on, in float64 from 19.1.
+    It depends on the precision: that of `jax.numpy.tanh` vanishes from |x| = 8 on in float32, from 20 on in float64.
     """
     return _share(slopes == 0, slopes)
 
@@ -58,6 +58,7 @@ def perturbation_growth(
     `network` maps inputs to its (layer, sample, unit) pre-activations. The perturbation is random, of first order, and
     orthogonal to the input, so that it moves the angle between inputs and not their variance: in a wide network the
     growth is σ_w² in the first layer and χ_1 beyond (Schoenholz et al. 2017). A perturbation that has died grows by 0.
+    `key` must not be the one that drew the inputs: a perturbation along them has no orthogonal part.
     """
     tangents = jax.random.normal(key, inputs.shape, inputs.dtype)
     along = jnp.sum(tangents * inputs, axis=1, keepdims=True) / jnp.sum(inputs**2, axis=1, keepdims=True)
