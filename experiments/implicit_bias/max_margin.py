@@ -181,7 +181,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
                 runs.spread * (1 / REACHED - 1 / runs.gap) / np.log(10) if variable == "gap" else 2 / runs.exponent
             )
             decades = float((np.log10(runs.steps) * (variable == "gap") + further).median())
-            said = outlook.format(exponent, decades) if bool(trend.all()) else ""
+            ahead = bool(trend.all()) and decades > np.log10(runs.steps.max())
+            said = outlook.format(exponent, decades) if ahead else ""
             measured, what = every_seed(per_seed(runs[variable])), f"{data}, {kind}: {what}".replace("_", " ")
             what = what.replace("1/gap", "‖w‖ (nothing separates: there is no gap)") if data == "overlapping" else what
             found.append(Finding.of(what, (low, high), measured, said))
