@@ -197,7 +197,7 @@ def balanced_subset(key: Key[Array, ""], labels: Int[np.ndarray, "sample"], per_
     Raises ValueError where per_class is below 1 or above the size of the smallest class.
     """
     counts = np.unique(labels, return_counts=True)[1]
-    _check(1, int(counts.min()), per_class=per_class)
+    _check(1, min(counts.tolist()), per_class=per_class)
     shuffled = jax.random.permutation(key, len(labels))
     grouped = shuffled[jnp.argsort(jnp.asarray(labels)[shuffled], stable=True)]
     firsts = np.cumsum(counts) - counts

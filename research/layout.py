@@ -26,9 +26,10 @@ def prepare() -> None:
     # Each device's program sits on a thread of XLA's pool, which has $NPROC of them, and a batched LAPACK call inside
     # it waits for others: with one thread a device, two devices wait for ever (seen with a batched SVD, jax 0.10.2).
     os.environ.setdefault("NPROC", str(8 * _cores()))
-    if jax.config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in flags:  # type: ignore[attr-defined]
+    config: Any = jax.config
+    if config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in flags:
         with contextlib.suppress(RuntimeError):  # the backend is up: its devices are what they are
-            jax.config.update("jax_num_cpu_devices", _cores())
+            config.update("jax_num_cpu_devices", _cores())
 
 
 def _cores() -> int:
