@@ -1,21 +1,31 @@
-"""How a sweep is laid on the machine: precision, devices, and lanes (runs in flight on one device).
+"""How a sweep is laid on the machine: precision, devices, slots, lanes (runs in flight on one device), memory.
 
 Nothing here changes what is computed. Measured on CPUs, one XLA device a core with intra-op threads off beats one
 device with threads by up to five times, and the best number of lanes keeps their working set near a core's L2 cache.
 """
 
 import contextlib
+import hashlib
+import json
+import math
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from research.piece import Piece
 
 Precision = Literal["float32", "float64"]
 L2_CACHE = 1 << 20  # bytes; what a core of today's machines has, within a factor of two
+SHARE = 0.25  # of the memory of host and device that a sweep plans with, unless it is told
+BLOCK = 1 << 27  # bytes of runs that a CPU works on at once: more would not be faster, only larger
+ALONG, WHOLE = PartitionSpec("run"), PartitionSpec()
 
 
 def prepare() -> None:
@@ -26,10 +36,37 @@ def prepare() -> None:
     # Each device's program sits on a thread of XLA's pool, which has $NPROC of them, and a batched LAPACK call inside
     # it waits for others: with one thread a device, two devices wait for ever (seen with a batched SVD, jax 0.10.2).
     os.environ.setdefault("NPROC", str(8 * _cores()))
+    _keep_compilations()
     config: Any = jax.config
     if config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in flags:
         with contextlib.suppress(RuntimeError):  # the backend is up: its devices are what they are
             config.update("jax_num_cpu_devices", _cores())
+
+
+def _keep_compilations() -> None:
+    """Keep compiled programs in the user's cache folder, one folder a kind of processor (its code is native).
+
+    JAX's own variables move it (JAX_COMPILATION_CACHE_DIR) or disable it (JAX_ENABLE_COMPILATION_CACHE=false).
+    """
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
+        config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can always be made anew, on this kind of processor."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "implicit-bias-laboratory" / _processor()
+
+
+def _processor() -> str:
+    """The kind of processor, by its instruction set: machines that share a home may differ in it."""
+    facts = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256((facts + platform.processor()).encode()).hexdigest()[:8]}"
 
 
 def _cores() -> int:
@@ -62,61 +99,166 @@ def caution(name: Precision) -> str:
     return ""
 
 
+class Layout(NamedTuple):
+    """Where runs lie: `each` slots on every device of the mesh, worked on in batches of `lanes`."""
+
+    mesh: Mesh
+    lanes: int
+    each: int
+
+    @property
+    def here(self) -> int:
+        """Devices of this process."""
+        return len(self.mesh.local_devices)
+
+    def arranged(self, runs: np.ndarray, live: int) -> tuple[np.ndarray, np.ndarray]:
+        """Runs dealt over this process's devices: the run in each slot (-1: none), and batches on each device.
+
+        The first of `runs` come first on every device, and the batches hold the first `live` of them.
+        """
+        slots = np.full((self.here, self.each), -1)
+        counts = np.zeros(self.here, int)
+        for device in range(self.here):
+            mine = runs[device :: self.here]
+            slots[device, : len(mine)] = mine
+            counts[device] = len(range(device, live, self.here))
+        return slots.ravel(), np.ceil(counts / self.lanes).astype(int)
+
+    def batches(self, runs: int) -> int:
+        """Batches on the fullest device of this process when it has `runs` runs."""
+        return math.ceil(math.ceil(runs / self.here) / self.lanes)
+
+    def sharded(self, rows: Any) -> Any:
+        """Rows of this process (slots along axis 0) on its devices, as parts of arrays over the whole mesh."""
+        along = NamedSharding(self.mesh, ALONG)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(along, np.asarray(leaf)), rows)
+
+    def replicated(self, values: Any) -> Any:
+        """The same values on every device of the mesh."""
+        whole = NamedSharding(self.mesh, WHOLE)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(whole, np.asarray(leaf)), values)
+
+    def spread(self, piece: Piece, carried: bool = False) -> Any:
+        """`piece(mapped, [carry,] *shared)` of one run, lifted to all slots and lowered, ready to be compiled.
+
+        Takes (mapped, carry, batches, data, shared): `batches` of `lanes` slots follow one another on each device, the
+        devices side by side; the slots behind them are handed through. A `carried` carry is the piece's second argument
+        and given up by the caller; otherwise it is None, and the answer of slots behind the batches is zero.
+        """
+        lanes, each = self.lanes, self.each
+
+        def device(mapped: Any, carry: Any, batches: Any, data: Any, shared: Any) -> Any:
+            if not carried:
+                carry = jax.tree.map(lambda leaf: jnp.zeros((each, *leaf.shape), leaf.dtype), piece.answer)
+            one = lambda mapped, carry: piece(data, mapped, *((carry,) if carried else ()), *shared)
+            cut = lambda leaf, i: jax.lax.dynamic_slice_in_dim(leaf, i * lanes, lanes)
+            put = lambda leaf, part, i: jax.lax.dynamic_update_slice_in_dim(leaf, part, i * lanes, 0)
+
+            def batch(i: Any, carry: Any) -> Any:
+                slots = jax.tree.map(lambda leaf: cut(leaf, i), (mapped, carry))
+                if lanes == 1:
+                    alone = one(*jax.tree.map(lambda leaf: leaf[0], slots))
+                    answer = jax.tree.map(lambda leaf: leaf[None], alone)
+                else:
+                    answer = jax.vmap(one)(*slots)
+                return jax.tree.map(lambda leaf, part: put(leaf, part, i), carry, answer)
+
+            return jax.lax.fori_loop(0, batches[0], batch, carry)
+
+        mapped, *rest = piece.arguments
+        slots = lambda leaf: jax.ShapeDtypeStruct(
+            (self.mesh.size * each, *leaf.shape), leaf.dtype, sharding=NamedSharding(self.mesh, ALONG)
+        )
+        whole = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(self.mesh, WHOLE))
+        counts = jax.ShapeDtypeStruct((self.mesh.size,), np.int32, sharding=NamedSharding(self.mesh, ALONG))
+        shapes = (
+            jax.tree.map(slots, mapped),
+            jax.tree.map(slots, rest[0]) if carried else None,
+            counts,
+            jax.tree.map(whole, piece.data),
+            jax.tree.map(whole, tuple(rest[1:] if carried else rest)),
+        )
+        specs = (ALONG, ALONG, ALONG, WHOLE, WHOLE)
+        mapped_over = jax.shard_map(device, mesh=self.mesh, in_specs=specs, out_specs=ALONG, check_vma=False)
+        return jax.jit(mapped_over, donate_argnums=(1,) if carried else ()).lower(*shapes)
+
+
+def laid(runs: int, lanes: int | None, working_set: int, run_bytes: int, memory: int) -> Layout:
+    """The layout for blocks of a cell of `runs` runs: even batches, as many slots as `memory` has room for.
+
+    A step of one run touches `working_set` bytes; its state and records take `run_bytes`.
+    """
+    devices = jax.devices() if jax.process_count() > 1 else jax.local_devices()
+    mesh = Mesh(np.array(devices[: runs if jax.process_count() == 1 else None]), ("run",), axis_types=(AxisType.Auto,))
+    here, share = len(mesh.local_devices), -(-runs // mesh.size)
+    fitting = lambda room: max(1, int(room // (2 * max(1, run_bytes) * here)))  # twice: a copy on its way to the host
+    lanes = min(share, fitting(memory), lanes or lanes_for(share, working_set))
+    each = min(share, fitting(memory))
+    if jax.default_backend() == "cpu":
+        each = min(each, max(lanes, fitting(BLOCK)))
+    batches = -(-each // lanes)
+    even = -(-each // batches)  # batches of equal size, so that the last is not mostly empty
+    return Layout(mesh, even, even * batches)
+
+
+def memory() -> int:
+    """Bytes that a sweep plans with on this process's devices and host: `SHARE` of the smaller of the two memories."""
+    limits = [device.memory_stats() for device in jax.local_devices() if device.platform != "cpu"]
+    held = [limit["bytes_limit"] for limit in limits if limit and "bytes_limit" in limit]
+    return int(SHARE * min([host_memory(), *([sum(held)] if held else [])]))
+
+
+def host_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its control group's where that is less."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            sizes.append(int(Path(path).read_text()))
+    return min(sizes)
+
+
+def exhausted(problem: Exception) -> bool:
+    """Whether the device ran out of memory."""
+    return "RESOURCE_EXHAUSTED" in str(problem) or "Out of memory" in str(problem)
+
+
+def check_memory(memory: int | None) -> None:
+    """Raise ValueError unless `memory` is None or a positive number of bytes."""
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
+        raise ValueError(f"memory takes a positive number of bytes or None, got {memory!r}")
+
+
 def lanes_for(runs: int, working_set: int) -> int:
     """Runs in flight on one device for `runs` runs that touch `working_set` bytes in each step.
 
-    All of them on an accelerator; on a CPU as many as fit a core's L2 cache, between 1 and 64.
+    All of them on an accelerator; on a CPU as many as fit a core's L2 cache, between 1 and 256.
     """
     if jax.default_backend() != "cpu":
         return max(1, runs)
-    return max(1, min(64, runs, L2_CACHE // (2 * max(1, working_set))))
+    return max(1, min(256, runs, L2_CACHE // (2 * max(1, working_set))))
+
+
+def remembered() -> dict[str, int]:
+    """The numbers of lanes that were measured to be the best, by program and devices."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((cache_folder() / "lanes.json").read_text(encoding="utf-8"))
+    return {}
+
+
+def remember(name: str, lanes: int) -> None:
+    """Keep a measured number of lanes in the user's cache folder, unless caching is disabled."""
+    config: Any = jax.config
+    if not config.jax_enable_compilation_cache:
+        return
+    path = cache_folder() / "lanes.json"
+    temporary = path.with_name(f"lanes.{os.getpid()}.part")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({**remembered(), name: lanes}), encoding="utf-8")
+        temporary.replace(path)
 
 
 def check_lanes(lanes: int | None) -> None:
     """Raise ValueError unless `lanes` is None or a positive integer."""
     if lanes is not None and (isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1):
         raise ValueError(f"lanes takes a positive integer or None, got {lanes!r}")
-
-
-def even(runs: int, lanes: int | None, working_set: int) -> tuple[int, int, int]:
-    """(devices, padded runs, lanes): full batches of `lanes` runs on each device, with as little padding as can be."""
-    devices = min(runs, len(jax.local_devices()))
-    each = -(-runs // devices)
-    batches = -(-each // min(each, lanes or lanes_for(each, working_set)))
-    lanes = -(-each // batches)
-    return devices, devices * batches * lanes, lanes
-
-
-def spread(function: Callable, devices: int, lanes: int, live: Callable[[Any], Any] | None = None) -> Callable:
-    """`function(mapped, *shared)` of one run, lifted to all runs along the leading axis of `mapped`, and jitted.
-
-    Devices work side by side; on each, batches of `lanes` runs follow one another. With `live`, a predicate of one
-    run's `mapped`, a batch without a live run hands its `mapped[-1]` through untouched; that last part is donated.
-    """
-    mesh = Mesh(np.array(jax.local_devices()[:devices]), ("run",), axis_types=(AxisType.Auto,))
-    along, whole = PartitionSpec("run"), PartitionSpec()
-
-    def batch(mapped: Any, shared: Any) -> Any:
-        if lanes == 1:
-            one = jax.tree.map(lambda leaf: leaf[0], mapped)
-            answer = function(one, *shared)
-            return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), answer)
-        return jax.vmap(lambda each: function(each, *shared))(mapped)
-
-    def guarded(mapped: Any, shared: Any) -> Any:
-        if live is None:
-            return batch(mapped, shared)
-        alive = jnp.any(jax.vmap(live)(mapped))
-        return jax.lax.cond(alive, lambda: batch(mapped, shared), lambda: mapped[-1])
-
-    def device(kept: Any, given_up: Any, shared: Any) -> Any:
-        split = jax.tree.map(lambda leaf: leaf.reshape(-1, lanes, *leaf.shape[1:]), (*kept, *given_up))
-        answer = jax.lax.map(lambda each: guarded(each, shared), split)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), answer)
-
-    program = jax.jit(
-        jax.shard_map(device, mesh=mesh, in_specs=(along, along, whole), out_specs=along, check_vma=False),
-        donate_argnums=(1,),
-    )
-    donated = live is not None
-    return lambda mapped, *shared: program(*((mapped[:-1], mapped[-1:]) if donated else (mapped, ())), shared)

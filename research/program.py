@@ -1,9 +1,10 @@
-"""One static cell of a sweep as a compiled program: start every run, advance them through time, read what is given.
+"""One static cell of a sweep as a program: start a run, advance it through time, read what it is given.
 
-Inside each compiled piece `simulate` is called anew and the parts that are needed are used; the rest is dead code to
-the compiler. So closures over data never cross a jit boundary: only the state does.
+Inside each piece `simulate` is called anew and the parts that are needed are used; the rest is dead code to the
+compiler. So closures never cross a jit boundary: only the state does, and data sets, which become arguments.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,8 +15,10 @@ import numpy as np
 
 from research import axes, labels
 from research.dynamics import Run
+from research.piece import Piece, anyone
 
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
+UNTIMED = np.zeros(1, int)
 
 
 class Shape(NamedTuple):
@@ -32,6 +35,11 @@ class Shape(NamedTuple):
     def record_bytes(self) -> int:
         """Bytes that one run's observables take over all recorded steps."""
         return len(self.at) * sum(_size(leaf) for _, leaf in self.observables.values())
+
+    @property
+    def run_bytes(self) -> int:
+        """Bytes of what one run keeps on its device: state, records, and where it stands."""
+        return self.record_bytes + self.state_bytes + 64
 
     @property
     def working_set(self) -> int:
@@ -58,50 +66,95 @@ class Carry(NamedTuple):
 
 
 class Program:
-    """`simulate` with its static parameters bound, and the traced ones (arrays) still open."""
+    """`simulate` with its static parameters bound, and the traced ones (arrays) still open.
+
+    Each piece takes `mapped`: the raw data of a run's key, and its traced parameters by name.
+    """
 
     def __init__(self, simulate: Callable, static: Mapping[str, Any], traced: Mapping[str, np.ndarray]) -> None:
         self.simulate = simulate
         self.static = dict(static)
-        self.traced = tuple(traced)
         number = {name: jax.eval_shape(jnp.asarray, values[0]).dtype for name, values in traced.items()}
         self.signature = (
-            jax.eval_shape(lambda: jax.random.key(0)),
+            jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))),
             {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in number.items()},
         )
-        self.shape = self._shape()
+        self.shape, self.keys = self._shape()
 
-    def run(self, key: Any, traced: Mapping[str, Any]) -> Run:
+    @functools.cached_property
+    def start(self) -> Piece:
+        """(mapped) -> the `Carry` of a run before its first step."""
+        return Piece(self._start, self.signature)
+
+    @functools.cached_property
+    def advance(self) -> Piece:
+        """(mapped, carry, first, last, strides, rest) -> the carry, further on in time."""
+        count = jax.ShapeDtypeStruct((), np.int32)
+        strides = jax.ShapeDtypeStruct((len(self.shape.at),), np.int32)
+        return Piece(self._advance, self.signature, self.start.answer, count, count, strides, count)
+
+    @functools.cached_property
+    def given(self) -> Piece:
+        """(mapped) -> what one run is given, by name."""
+        return Piece(self._given, self.signature)
+
+    def given_needs(self, name: str) -> bool:
+        """Whether what is given depends on the traced parameter `name` (or on the `key`)."""
+        if not self.shape.given:
+            return False
+        key, traced = self.signature
+        several = lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
+        chosen = name == "key"
+        mapped = (several(key) if chosen else key, {n: several(t) if n == name else t for n, t in traced.items()})
+        along = (0 if chosen else None, {n: 0 if n == name else None for n in traced})
+        one = lambda mapped: self.given(self.given.data, mapped)
+        try:
+            jax.eval_shape(jax.vmap(one, in_axes=(along,), out_axes=None), mapped)
+        except ValueError:  # the documented answer of vmap where an output does vary along the axis
+            return True
+        return False
+
+    def address(self) -> str:
+        """The content address of the program: what one run computes, whatever its file, comments or layout."""
+        labelled = [(name, own) for name, (own, _) in [*self.shape.observables.items(), *self.shape.given.items()]]
+        pieces = [piece.address() for piece in (self.start, self.advance, self.given)]
+        parts = (self.shape.timed, self.shape.at.tolist(), labelled, pieces)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _run(self, mapped: tuple) -> Run:
         """The run as `simulate` describes it; an experiment without time becomes a run of no steps."""
-        described = self.simulate(key, **traced, **self.static)
+        key, traced = mapped
+        described = self.simulate(jax.random.wrap_key_data(key), **traced, **self.static)
         if isinstance(described, Run):
             return described
-        return Run(state=(), step=lambda state: state, observe=lambda _: described, at=np.zeros(1, int))
+        return Run(state=(), step=lambda state: state, observe=lambda _: described, at=UNTIMED)
 
-    def start(self, mapped: tuple) -> Carry:
-        """A run before its first step, with room for all that will be recorded."""
-        key, traced = mapped
-        run = self.run(key, traced)
+    def _start(self, mapped: tuple) -> Carry:
         blank = {
             name: jnp.full((len(self.shape.at), *leaf.shape), jnp.nan, leaf.dtype)
             for name, (_, leaf) in self.shape.observables.items()
         }
         # a weakly typed start (0.0, jnp.zeros_like of one) would change its type in the loop
-        state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), _arrays(run.state))
-        return Carry(state, jnp.int32(RUNNING), jnp.int32(-1), blank)
+        typed = lambda leaf: leaf if _is_key(leaf) else jax.lax.convert_element_type(leaf, leaf.dtype)
+        state = jax.tree.map(typed, _arrays(self._run(mapped).state))
+        return Carry(_raw(state), jnp.int32(RUNNING), jnp.int32(-1), blank)
 
-    def advance(self, mapped: tuple, first: Any, last: Any, strides: Any, rest: Any) -> Carry:
+    def _advance(self, mapped: tuple, carry: Carry, first: Any, last: Any, strides: Any, rest: Any) -> Carry:
         """One run from recording time `first` up to but without `last`, then `rest` steps more.
 
-        `strides[k]` steps lead to recording time k. A run that has stopped or diverged keeps its state.
+        `strides[k]` steps lead to recording time k. A run that has stopped or diverged keeps its state, and where all
+        runs of a batch have, no step is taken.
         """
-        key, traced, carry = mapped
-        run = self.run(key, traced)
-        walk = lambda state, steps: jax.lax.fori_loop(0, steps, lambda _, inner: _arrays(run.step(inner)), state)
+        run = self._run(mapped)
+
+        def walk(state: Any, running: Any, steps: Any) -> Any:
+            steps = jnp.where(anyone(running), steps, 0)
+            walked = jax.lax.fori_loop(0, steps, lambda _, inner: _arrays(run.step(inner)), state)
+            return _select(running, walked, state)
 
         def record(k: Any, carry: Carry) -> Carry:
             running = carry.status == RUNNING
-            state = _select(running, walk(carry.state, strides[k]), carry.state)
+            state = walk(carry.state, running, strides[k])
             seen = run.observe(state)._asdict()
             broken = ~(_finite(state) & _finite(seen))
             ended = jnp.where(broken, DIVERGED, jnp.where(run.stop(state), STOPPED, RUNNING) if run.stop else RUNNING)
@@ -116,62 +169,28 @@ class Program:
                 },
             )
 
+        typed = lambda leaf, kind: jax.random.wrap_key_data(leaf, impl=kind) if kind else leaf
+        carry = carry._replace(state=jax.tree.map(typed, carry.state, self.keys))
         carry = jax.lax.fori_loop(first, last, record, carry)
-        state = _select(carry.status == RUNNING, walk(carry.state, rest), carry.state)
-        return carry._replace(state=state)
+        return carry._replace(state=_raw(walk(carry.state, carry.status == RUNNING, rest)))
 
-    def given(self, mapped: tuple) -> dict[str, Any]:
-        """What one run is given, by name."""
-        key, traced = mapped
-        given = self.run(key, traced).given
+    def _given(self, mapped: tuple) -> dict[str, Any]:
+        given = self._run(mapped).given
         return given._asdict() if given else {}
 
-    def given_needs(self, name: str) -> bool:
-        """Whether what is given depends on the traced parameter `name` (or on the `key`)."""
-        if not self.shape.given:
-            return False
-        key, traced = self.signature
-        several = lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
-        chosen = name == "key"
-        mapped = (several(key) if chosen else key, {n: several(t) if n == name else t for n, t in traced.items()})
-        along = (0 if chosen else None, {n: 0 if n == name else None for n in traced})
-        try:
-            jax.eval_shape(jax.vmap(self.given, in_axes=(along,), out_axes=None), mapped)
-        except ValueError:  # the documented answer of vmap where an output does vary along the axis
-            return True
-        return False
-
-    def address(self) -> str:
-        """The content address of the program: what one run computes, whatever its file, comments or layout."""
-        key, traced = self.signature
-        carry = jax.eval_shape(self.start, self.signature)
-        count = jax.ShapeDtypeStruct((), np.int32)
-        strides = jax.ShapeDtypeStruct((len(self.shape.at),), np.int32)
-        labelled = [(name, own) for name, (own, _) in [*self.shape.observables.items(), *self.shape.given.items()]]
-        digest = hashlib.sha256(repr((self.shape.timed, self.shape.at.tolist(), labelled)).encode())
-        for piece, arguments in (
-            (self.start, (self.signature,)),
-            (self.advance, ((key, traced, carry), count, count, strides, count)),
-            (self.given, (self.signature,)),
-        ):
-            lowered = jax.jit(piece).trace(*arguments).lower(lowering_platforms=("cpu",))
-            digest.update(lowered.as_text().encode())
-        return digest.hexdigest()
-
-    def _shape(self) -> Shape:
-        """The shapes of everything, or an error that says what is wrong with the simulation."""
+    def _shape(self) -> tuple[Shape, Any]:
+        """The shapes of everything and which leaves of the state are keys, or an error that says what is wrong."""
         found: dict[str, Any] = {}
 
         def probe(mapped: tuple) -> tuple:
-            key, traced = mapped
-            described = self.simulate(key, **traced, **self.static)
-            found["timed"] = isinstance(described, Run)
-            run = self.run(key, traced)
+            run = self._run(mapped)
+            found["timed"] = run.at is not UNTIMED
             found["at"], found["given"] = run.at, type(run.given)
             seen = run.observe(run.state)
             found["seen"] = type(seen)
             labels.fields(found["seen"])
             state = _arrays(run.state)
+            found["keys"] = jax.tree.map(lambda leaf: str(jax.random.key_impl(leaf)) if _is_key(leaf) else "", state)
             stopped = run.stop(state) if run.stop else False
             return state, _arrays(run.step(state)), tuple(seen), tuple(run.given), _arrays(stopped)
 
@@ -185,7 +204,7 @@ class Program:
         if described(stopped) != ((), "bool"):
             raise TypeError(f"{axes.label(self.simulate)}: stop must answer one bool, got {described(stopped)}")
         sizes: dict[str, int] = {}
-        return Shape(
+        shape = Shape(
             at=_increasing(found["at"]),
             timed=found["timed"],
             observables=_labelled(found["seen"], seen, sizes, floating=True),
@@ -193,6 +212,7 @@ class Program:
             state_bytes=sum(_size(leaf) for leaf in jax.tree.leaves(state)),
             given_bytes=sum(_size(leaf) for leaf in given),
         )
+        return shape, found["keys"]
 
 
 def _labelled(record: type, leaves: tuple, sizes: dict[str, int], floating: bool = False) -> dict:
@@ -222,6 +242,15 @@ def _increasing(at: Any) -> np.ndarray:
 
 def _arrays(tree: Any) -> Any:
     return jax.tree.map(jnp.asarray, tree)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _raw(state: Any) -> Any:
+    """The state between segments: keys as the numbers they are made of."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
 
 
 def _select(condition: Any, chosen: Any, other: Any) -> Any:

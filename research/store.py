@@ -1,14 +1,16 @@
 """Results on disk: one `.nc` an experiment, content-addressed, written atomically, resumable, with its provenance.
 
-A result is found again by *what was computed* (the traced program with its constants, the axes, the key, the
-precision, the versions of jax, flax and optax), not by a name or a date. While a sweep is under way each finished
-static cell lies beside the result in `<name>.cells/`; the finished file replaces them. A file that cannot be read, or
-that something else wrote, is set aside under another name and reported, never deleted. Files hold data only.
+A result is found again by *what was computed* (the traced program with its data, the axes, the key, the precision, the
+versions of jax, flax and optax), not by a name or a date. While a sweep is under way, finished blocks of runs and the
+state of the block at work lie beside the result in `<name>.cells/`; the finished file replaces them. A file that cannot
+be read, or that something else wrote, is set aside under another name and reported, never deleted. Files hold data only.
+Of several processes the first one reads and writes.
 """
 
 import contextlib
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import subprocess
@@ -21,20 +23,36 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-FORMAT = "implicit-bias-laboratory 1"
+from research import processes
+
+FORMAT = "implicit-bias-laboratory 2"
+OLDER = ("implicit-bias-laboratory 1",)
 COMPUTING = ("jax", "flax", "optax")
 RECORDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "cvxpy", "xarray")
-
-
+Arrays = dict[str, np.ndarray]
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
-def read(path: str | Path) -> xr.Dataset:
-    """The dataset in a result's file. Raises one of `UNREADABLE` where it is truncated or something else wrote it."""
-    with xr.open_dataset(path, engine="h5netcdf", phony_dims="access") as stored:
-        if stored.attrs.get("format") != FORMAT:
-            raise ValueError(f"its format is {stored.attrs.get('format')!r}, not {FORMAT!r}")
-        return stored.load()
+def read(path: str | Path | io.BytesIO, memory: int | None = None) -> xr.Dataset:
+    """The dataset in a result's file; left on disk, to be read as it is used, where it is larger than `memory` bytes.
+
+    Raises one of `UNREADABLE` where it is truncated or something else wrote it.
+    """
+    stored = xr.open_dataset(path, engine="h5netcdf", phony_dims="access")
+    try:
+        found = stored.attrs.get("format")
+        if found in OLDER:
+            raise ValueError(f"an older version of this laboratory wrote it, as {found!r}; this one reads {FORMAT!r}")
+        if found != FORMAT:
+            raise ValueError(f"its format is {found!r}, not {FORMAT!r}")
+        if memory is not None and stored.nbytes > memory:
+            return stored
+        loaded = stored.load()
+    except BaseException:
+        stored.close()
+        raise
+    stored.close()
+    return loaded
 
 
 class Store:
@@ -51,27 +69,83 @@ class Store:
         """The folder of finished cells of a result that is not complete yet."""
         return self.path.with_suffix(".cells")
 
-    def load(self) -> xr.Dataset | None:
-        """The stored result, or None where there is none that can be read (a broken or foreign file is set aside)."""
+    def load(self, memory: int | None = None) -> xr.Dataset | None:
+        """The stored result as `read` gives it, or None where there is none (a broken or foreign file is set aside)."""
+        if processes.count() == 1:
+            return self._read(memory)
+        usable = processes.first() and self._read() is not None
+        found = processes.told(self.path.read_bytes() if usable else None)
+        return None if found is None else read(io.BytesIO(found))
+
+    def _read(self, memory: int | None = None) -> xr.Dataset | None:
         if not self.path.exists():
             return None
         try:
-            return read(self.path)
+            return read(self.path, memory)
         except UNREADABLE as problem:
             self._set_aside(self.path, problem)
             return None
 
     def save(self, dataset: xr.Dataset) -> None:
         """Write the result in one step: whoever reads sees the old file or the new one, never a part."""
+        if not processes.first():
+            return
         checked = {
             name: {"fletcher32": True} for name, values in dataset.data_vars.items() if values.size and values.ndim
         }
         with _replacing(self.path) as temporary:
             dataset.assign_attrs(format=FORMAT).to_netcdf(temporary, engine="h5netcdf", encoding=checked)
 
-    def load_cell(self, address: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a finished cell of an unfinished result, or None."""
-        path = self.cells / f"{address}.npz"
+    def blocks(self, address: str) -> list[tuple[int, int]]:
+        """The finished blocks of a cell, in order: (first run, behind the last)."""
+        names = [path.stem.removeprefix(f"{address}.") for path in self.cells.glob(f"{address}.*-*.npz")]
+        names = json.loads(processes.told(json.dumps(names).encode()) or b"[]")
+        return sorted((int(first), int(last)) for first, _, last in (name.partition("-") for name in names))
+
+    def load_block(self, address: str, first: int, last: int) -> Arrays | None:
+        """The arrays of a finished block of an unfinished result, or None where it cannot be used."""
+        return self._load_arrays(self._block(address, first, last))
+
+    def save_block(self, address: str, first: int, last: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep a finished block until the result is complete; the state that it had under way is dropped."""
+        self._save_arrays(self._block(address, first, last), arrays)
+        if processes.first():
+            self._block(address, first, last, "state").unlink(missing_ok=True)
+
+    def load_state(self, address: str, first: int, last: int) -> Arrays | None:
+        """The state of a block that was under way, or None."""
+        return self._load_arrays(self._block(address, first, last, "state"))
+
+    def save_state(self, address: str, first: int, last: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep the state of a block that is under way."""
+        self._save_arrays(self._block(address, first, last, "state"), arrays)
+
+    def drop_cells(self) -> None:
+        """Remove the finished blocks: the complete result holds them. What was set aside there stays."""
+        if not processes.first():
+            return
+        for kind in ("*.npz", "*.state", ".*.part"):
+            for path in self.cells.glob(kind):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            self.cells.rmdir()
+
+    def clean(self) -> None:
+        """Remove what a killed process left half written. Only for who holds the result's lock."""
+        for path in [*self.path.parent.glob(f".{self.path.name}.*.part"), *self.cells.glob(".*.part")]:
+            path.unlink()
+
+    def _block(self, address: str, first: int, last: int, kind: str = "npz") -> Path:
+        return self.cells / f"{address}.{first}-{last}.{kind}"
+
+    def _load_arrays(self, path: Path) -> Arrays | None:
+        if processes.count() == 1:
+            return self._arrays(path)
+        usable = processes.first() and self._arrays(path) is not None
+        found = processes.told(path.read_bytes() if usable else None)
+        return None if found is None else dict(np.load(io.BytesIO(found), allow_pickle=False))
+
+    def _arrays(self, path: Path) -> Arrays | None:
         if not path.exists():
             return None
         try:
@@ -81,17 +155,11 @@ class Store:
             self._set_aside(path, problem)
             return None
 
-    def save_cell(self, address: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep a finished cell until the result is complete."""
-        with _replacing(self.cells / f"{address}.npz") as temporary, temporary.open("wb") as file:
+    def _save_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        if not processes.first():
+            return
+        with _replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-
-    def drop_cells(self) -> None:
-        """Remove the finished cells: the complete result holds them. What was set aside there stays."""
-        for path in self.cells.glob("*.npz"):
-            path.unlink()
-        with contextlib.suppress(OSError):
-            self.cells.rmdir()
 
     def _set_aside(self, path: Path, problem: Exception) -> None:
         number = 1

@@ -7,6 +7,7 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 CHECKED = ("data", "dynamics", "models", "observables", "optimizers", "statistics", "store")
 install_import_hook([f"research.{name}" for name in CHECKED], "beartype.beartype")
 

@@ -52,7 +52,8 @@ def test_an_address_says_what_is_computed_and_nothing_else():
     base = made()
     assert base == made() == rewritten()
     assert len(set(base)) == 2
-    for options in ({"seeds": 2}, {"key": 1}, {"precision": "float32"}, {"axes": {"rate": (0.1, 0.3)}}):
+    assert made(seeds=2) == base  # more seeds extend what is there
+    for options in ({"key": 1}, {"precision": "float32"}, {"axes": {"rate": (0.1, 0.3)}}):
         assert not set(made(**options)) & set(base)
     assert not set(made(table=(1.0, 2.0000001))) & set(base)
     assert [one == other for one, other in zip(made(factor=2.0000001), base, strict=True)] == [False, True]

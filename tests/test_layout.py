@@ -6,43 +6,95 @@ import numpy as np
 import pytest
 
 from research import layout
+from research.piece import Piece
+
+AMPLE = 1 << 40
 
 
-def test_batches_are_full_and_the_padding_is_small(devices):
+def test_batches_are_even_and_hold_all_runs(devices):
     for runs, lanes in itertools.product(range(1, 40), [1, 2, 3, 7, 64, None]):
-        used, padded, chosen = layout.even(runs, lanes, working_set=100)
-        assert used <= min(runs, devices)
-        assert padded >= runs
-        assert padded % (used * chosen) == 0
-        assert chosen <= (lanes or 64)
-        batches = padded // (used * chosen)
-        assert padded - runs < used * batches  # less than one run a batch
+        laid = layout.laid(runs, lanes, 100, 8, AMPLE)
+        assert laid.mesh.size <= min(runs, devices)
+        assert laid.lanes <= (lanes or 256)
+        assert laid.each % laid.lanes == 0
+        assert laid.each * laid.mesh.size >= runs
+        assert laid.each * laid.mesh.size - runs < laid.mesh.size * (laid.each // laid.lanes + 1)
+        slots, batches = laid.arranged(np.arange(runs), runs)
+        assert sorted(slots[slots >= 0]) == list(range(runs))
+        assert (batches * laid.lanes <= laid.each).all()
+        assert batches.max() == laid.batches(runs)
+
+
+def test_the_first_runs_lie_in_the_batches_that_are_worked_on(devices):
+    laid = layout.laid(23, 3, 100, 8, AMPLE)
+    order = np.random.default_rng(0).permutation(23)
+    for live in range(24):
+        slots, batches = laid.arranged(order, live)
+        worked = slots.reshape(laid.here, -1)
+        inside = [set(row[: batch * laid.lanes]) for row, batch in zip(worked, batches, strict=True)]
+        assert set(order[:live]) <= set().union(*inside)
+        assert batches.sum() * laid.lanes < live + laid.here * laid.lanes
+        assert batches.max() == laid.batches(live)
+
+
+def test_slots_keep_within_the_memory(devices):
+    for runs, memory, run_bytes in itertools.product([1, 10, 1000], [1, 1000, 100_000], [8, 500]):
+        laid = layout.laid(runs, None, 100, run_bytes, memory)
+        slots = laid.each * laid.mesh.size
+        assert 2 * slots * run_bytes <= memory * 1.5 or laid.each == 1
+        assert laid.lanes <= laid.each
+    assert layout.laid(10**6, None, 100, 1000, AMPLE).each * 2000 <= 2 * layout.BLOCK
+    assert layout.laid(10**6, 5, 100, layout.BLOCK, AMPLE).each == 5
 
 
 def test_lanes_keep_the_working_set_near_the_cache():
-    assert layout.lanes_for(1000, 1) == 64
+    assert layout.lanes_for(1000, 1) == 256
     assert layout.lanes_for(5, 1) == 5
     assert layout.lanes_for(1000, layout.L2_CACHE) == 1
     assert layout.lanes_for(1000, layout.L2_CACHE // 8) == 4
-    assert layout.lanes_for(1000, 0) == 64
+    assert layout.lanes_for(1000, 0) == 256
 
 
-@pytest.mark.parametrize(("runs", "lanes"), [(1, 1), (8, 1), (8, 2), (12, 3), (4, 4)])
+def test_an_accelerator_takes_all_runs_at_once(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    laid = layout.laid(10_000, None, 1 << 30, 1000, AMPLE)
+    assert laid.lanes == laid.each == 5000
+    limited = layout.laid(10_000, None, 1 << 30, 1000, 4_000_000)
+    assert limited.lanes == limited.each == 1000
+
+
+def spread(laid, piece, carried, mapped, carry, runs, *shared):
+    slots, batches = laid.arranged(np.arange(len(mapped[0])), runs)
+    filled = np.maximum(slots, 0)
+    placed = laid.sharded(jax.tree.map(lambda leaf: leaf[filled], mapped))
+    carry = laid.sharded(jax.tree.map(lambda leaf: leaf[filled], carry)) if carried else None
+    call = laid.spread(piece, carried).compile()
+    answer = call(placed, carry, laid.sharded(batches.astype(np.int32)), laid.replicated(piece.data), shared)
+    rows = np.flatnonzero(slots >= 0)[np.argsort(slots[slots >= 0])]
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], answer)
+
+
+@pytest.mark.parametrize(("runs", "lanes"), [(1, 1), (8, 1), (8, 2), (12, 3), (4, 4), (7, 2)])
 def test_spread_is_a_map_over_the_runs(devices, runs, lanes):
-    used, padded, lanes = layout.even(runs, lanes, 1)
-    mapped = (np.arange(padded * 3.0, dtype="float32").reshape(padded, 3), np.arange(padded, dtype=np.int32))
-    function = lambda one, factor: {"x": factor * one[0] + one[1], "n": jnp.sum(one[0])}
-    answer = layout.spread(function, used, lanes)(mapped, np.float32(2.0))
+    table = np.linspace(1, 2, 3000, dtype="float32")  # large enough to be an argument
+    piece = Piece(
+        lambda mapped, factor: {"x": factor * mapped[0] + mapped[1], "n": jnp.sum(mapped[0]) + table.sum() * table[7]},
+        (jax.ShapeDtypeStruct((3,), "float32"), jax.ShapeDtypeStruct((), "int32")),
+        jax.ShapeDtypeStruct((), "float32"),
+    )
+    mapped = (np.arange(runs * 3.0, dtype="float32").reshape(runs, 3), np.arange(runs, dtype=np.int32))
+    laid = layout.laid(runs, lanes, 1, 1, AMPLE)
+    answer = spread(laid, piece, False, mapped, None, runs, laid.replicated(np.float32(2.0)))
     np.testing.assert_array_equal(answer["x"], 2 * mapped[0] + mapped[1][:, None])
-    np.testing.assert_array_equal(answer["n"], mapped[0].sum(axis=1))
+    np.testing.assert_allclose(answer["n"], mapped[0].sum(axis=1) + table.sum() * table[7], rtol=1e-6)
 
 
-def test_a_batch_without_a_live_run_is_handed_through(devices):
+def test_slots_behind_the_batches_are_handed_through(devices):
     values = np.arange(8.0, dtype="float32")
-    alive = np.array([1, 0, 0, 0, 1, 1, 0, 0], bool)
-    run = layout.spread(lambda one: one[1] + 100, devices, 2, live=lambda one: one[0])
-    answer = run((alive, jnp.asarray(values)))
-    assert answer.tolist() == [100, 101, 2, 3, 104, 105, 6, 7]
+    number = jax.ShapeDtypeStruct((), "float32")
+    piece = Piece(lambda mapped, carry: carry + mapped[0], (number,), number)
+    answer = spread(layout.laid(8, 2, 1, 1, AMPLE), piece, True, (np.full(8, 100, "float32"),), values, 4)
+    assert answer.tolist() == [100, 101, 102, 103, 4, 5, 6, 7]
 
 
 def test_precision_is_a_context():
@@ -72,6 +124,34 @@ def test_prepare_leaves_a_choice_of_the_user_alone(monkeypatch):
 
 def test_batched_decompositions_on_two_devices_do_not_wait_for_each_other(devices):
     matrices = np.random.default_rng(0).normal(size=(16, 8, 8)).astype("float32")
-    answer = layout.spread(lambda one: jnp.linalg.svd(one[0], compute_uv=False), devices, 4)((matrices,))
+    singular = lambda mapped: jnp.linalg.svd(mapped[0], compute_uv=False)
+    piece = Piece(singular, (jax.ShapeDtypeStruct((8, 8), "float32"),))
+    answer = spread(layout.laid(16, 4, 1, 1, AMPLE), piece, False, (matrices,), None, 16)
     np.testing.assert_allclose(answer, np.linalg.svd(matrices, compute_uv=False), rtol=1e-4, atol=1e-5)
     assert layout.device() == f"{devices} × cpu"
+
+
+def test_what_was_measured_is_remembered_in_the_users_cache(tmp_path, monkeypatch, request):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    layout.remember("none", 4)
+    assert layout.remembered() == {}  # the tests run without caches
+    jax.config.update("jax_enable_compilation_cache", True)
+    request.addfinalizer(lambda: jax.config.update("jax_enable_compilation_cache", False))
+    layout.remember("one", 4)
+    layout.remember("two", 16)
+    assert layout.remembered() == {"one": 4, "two": 16}
+    (path,) = tmp_path.rglob("lanes.json")
+    path.write_text("broken {", encoding="utf-8")
+    assert layout.remembered() == {}
+
+
+@pytest.mark.parametrize("memory", [0, -1, True, 1.5, "2GB"])
+def test_a_memory_that_is_no_number_of_bytes_is_refused(memory):
+    with pytest.raises(ValueError, match=r"memory takes a positive number of bytes"):
+        layout.check_memory(memory)
+    layout.check_memory(None)
+
+
+def test_the_memory_planned_with_is_a_share_of_what_there_is():
+    assert 0 < layout.memory() <= layout.SHARE * layout.host_memory()
+    assert layout.host_memory() > 1 << 28

@@ -1,14 +1,11 @@
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from simulations import Number, Observables, growth, regression, stochastic
 
+from research.block import Block
 from research.dynamics import Run
 from research.sweep import plan, sweep
-
-engine = sys.modules["research.sweep"]
 
 
 def bitwise(one, other):
@@ -18,20 +15,11 @@ def bitwise(one, other):
         assert one[name].dims == other[name].dims
 
 
-@pytest.fixture(params=[(1, 0), (5, 0), (3, np.inf)])
+@pytest.fixture(params=[1, 5, 13])
 def segments(request, monkeypatch):
-    """A first segment of some steps, and then segments of one step (0) or eight times longer each time (∞)."""
-
-    def cut(simulate, axes, runs):
-        first, length = request.param
-        shape = plan(simulate, axes).cells[0].program.shape
-        monkeypatch.setattr(engine, "FIRST_SEGMENT", first * runs * shape.working_set)
-        monkeypatch.setattr(engine, "SEGMENT", length)
-        monkeypatch.setattr(engine, "BEGINNING", 0)
-        last = shape.at[-1]
-        return -(-(last - first) // 24) + 1 if length else last - first + 1
-
-    return cut
+    """Segments of some steps."""
+    monkeypatch.setattr(Block, "_steps", lambda self: request.param)
+    return lambda simulate, axes: -(-plan(simulate, axes).cells[0].program.shape.at[-1] // request.param)
 
 
 RATES = (0.5, 3.0, -2.0, 1e20, 1e200)  # goes on, stops, stops, stops, diverges
@@ -44,7 +32,7 @@ def test_segments_do_not_matter(simulate, axes, lanes, segments):
     whole = sweep(simulate, axes, seeds=2, lanes=lanes)
     assert whole.diverged.any() == (simulate is growth)
     heard = []
-    expected = segments(simulate, axes, 2 * len(next(iter(axes.values()))))
+    expected = segments(simulate, axes)
     parts = sweep(simulate, axes, seeds=2, lanes=lanes, progress=lambda *words: heard.append(words))
     assert len(heard) == expected + 1  # and once when the cell is done
     bitwise(parts, whole)
@@ -77,25 +65,17 @@ def test_a_run_may_diverge_before_its_first_step_or_in_what_is_looked_at_only():
 
 
 def test_the_state_of_a_run_that_has_ended_is_frozen(monkeypatch):
-    ages, spread = [], engine.layout.spread
+    ages, look = [], Block._look
 
-    def heard(*arguments, **options):
-        run = spread(*arguments, **options)
+    def heard(block):
+        look(block)
+        ages.append(block._by_run(np.asarray(block.carry.state["age"])).tolist())
 
-        def noted(*arguments):
-            carry = run(*arguments)
-            ages.append(np.asarray(carry.state["age"])[:3])
-            return carry
-
-        return noted
-
-    monkeypatch.setattr(engine.layout, "spread", heard)
-    monkeypatch.setattr(engine, "FIRST_SEGMENT", 0)  # segments of one step
-    monkeypatch.setattr(engine, "SEGMENT", 0)
-    monkeypatch.setattr(engine, "BEGINNING", 0)
+    monkeypatch.setattr(Block, "_look", heard)
+    monkeypatch.setattr(Block, "_steps", lambda self: 1)
     sweep(growth, {"rate": (0.5, 10.0, 1e200), "limit": [50.0]}, lanes=3)
-    assert ages[-1].tolist() == [32, 2, 1]  # to the end; stopped at 2; about to overflow at 2
-    assert [age.tolist() for age in ages[-31:-29]] == [[2, 2, 1], [3, 2, 1]]
+    assert ages[-1] == [32, 2, 1]  # to the end; stopped at 2; about to overflow at 2
+    assert ages[1:3] == [[2, 2, 1], [3, 2, 1]]
 
 
 def test_a_run_that_stops_keeps_its_last_value():
@@ -128,5 +108,21 @@ def test_compilations_grow_with_structure_and_not_with_numbers(compilations):
 
     assert counted(growth, rate=[0.5]) == 2  # start and advance
     assert counted(growth, rate=np.linspace(0.1, 0.9, 31)) == 2
-    assert counted(growth, rate=np.linspace(0.1, 0.9, 31), limit=[1.0, 2.0, 3.0]) == 6
+    assert counted(growth, rate=np.linspace(0.1, 0.9, 31), limit=[1.0, 2.0, 3.0]) == 4  # the three share their start
     assert counted(regression, learning_rate=np.linspace(0.1, 0.5, 31), decay=[0.1, 0.2]) == 3  # and what is given
+
+
+def test_data_sets_are_arguments_so_that_they_share_a_program(compilations):
+    tables = {name: np.random.default_rng(seed).normal(size=(200, 30)) for seed, name in enumerate("abcd")}
+
+    def simulate(key, rate: float, *, data: str = "a"):
+        step = lambda w: w - rate * (w - jnp.mean(tables[data], axis=0))
+        return Run(np.zeros(30), step, lambda w: Number(w.sum()), np.array([0, 1, 300]))
+
+    sweep(simulate, {"rate": 0.5})
+    compilations.count = 0
+    dataset = sweep(simulate, {"rate": 0.5, "data": list("abcd")})
+    assert compilations.count == 2
+    np.testing.assert_allclose(dataset.value[0, :, -1], [tables[each].mean(axis=0).sum() for each in "abcd"])
+    piece = plan(simulate, {"rate": 0.5}).cells[0].program.advance
+    assert [value.shape for value in piece.data] == [(200, 30)]

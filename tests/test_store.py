@@ -163,17 +163,17 @@ def test_a_finished_cell_that_cannot_be_used_is_named_kept_and_computed_anew(pat
     expected = sweep(growth, AXES, seeds=2, store=path)
     path.unlink()
     sweep(growth, {**AXES, "limit": [10.0]}, seeds=2, store=path)
-    store.save_cell(second, {name: np.zeros(1) for name in ("value", "diverged")})
-    whole = (store.cells / f"{second}.npz").read_bytes()
-    (store.cells / f"{first}.npz").write_bytes(whole[:-30])
-    (store.cells / f"{second}.npz").write_bytes(b"PK no zip")
+    store.save_block(second, 0, 4, {name: np.zeros(1) for name in ("value", "diverged")})
+    whole = (store.cells / f"{second}.0-4.npz").read_bytes()
+    (store.cells / f"{first}.0-4.npz").write_bytes(whole[:-30])
+    (store.cells / f"{second}.0-4.npz").write_bytes(b"PK no zip")
     path.unlink()
     dataset = sweep(growth, AXES, seeds=2, store=store)
     assert dataset.identical(expected.assign_attrs(dataset.attrs))
     assert facts(dataset)["cells_reused"] == 0
     assert len(said) == 2
-    assert (store.cells / f"{first}.npz.aside-1").read_bytes() == whole[:-30]
-    assert (store.cells / f"{second}.npz.aside-1").read_bytes() == b"PK no zip"
+    assert (store.cells / f"{first}.0-4.npz.aside-1").read_bytes() == whole[:-30]
+    assert (store.cells / f"{second}.0-4.npz.aside-1").read_bytes() == b"PK no zip"
     assert sorted(child.suffix for child in store.cells.iterdir()) == [".aside-1", ".aside-1"]
 
 
@@ -218,10 +218,10 @@ def test_results_hold_no_pickles(path, monkeypatch):
     with h5py.File(path) as file:
         file.visititems(no_objects)
     store = Store(path.with_name("cell.nc"))
-    store.save_cell("a", {"x": np.ones(2)})
-    np.savez(store.cells / "b.npz", x=np.array([{}], dtype=object))
+    store.save_block("a", 0, 2, {"x": np.ones(2)})
+    np.savez(store.cells / "b.0-2.npz", x=np.array([{}], dtype=object))
     said = []
-    assert Store(store.path, said.append).load_cell("b") is None
+    assert Store(store.path, said.append).load_block("b", 0, 2) is None
     assert len(said) == 1
 
 
@@ -240,7 +240,7 @@ def test_a_killed_sweep_goes_on_where_it_was(path):
     assert killed.returncode == -signal.SIGKILL
     assert [child.name for child in path.parent.iterdir()] == ["growth.cells"]
     (cell,) = path.with_suffix(".cells").iterdir()
-    assert cell.stem == addresses[0]
+    assert cell.stem == f"{addresses[0]}.0-4"
     assert plan(interrupted.simulate, interrupted.AXES, seeds=2).addresses() == addresses  # as in the other process
     heard = []
     dataset = sweep(interrupted.simulate, interrupted.AXES, seeds=2, store=path, progress=lambda *w: heard.append(w))

@@ -1,0 +1,215 @@
+"""A block of runs on the machine: started, driven through time in segments, packed, kept, and read.
+
+A segment is about a second of work. Between two of them the host looks at the clock, says how far it is, leaves behind
+the runs that have ended, and now and then keeps the state of all others, so that a killed sweep goes on from there.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from research import processes
+from research.layout import Layout
+from research.program import DIVERGED, RUNNING, STOPPED, Program
+
+SEGMENT = 1.0  # seconds of work between two looks at the clock
+BEGINNING = 20  # a segment lasts at least that many times what it costs to begin one
+TRIAL = 0.02  # seconds that a measurement of the pace takes
+SAVED = 0.9  # ended runs are left behind where that leaves at most this share of the batches
+Arrays = dict[str, np.ndarray]
+
+
+class Kept(NamedTuple):
+    """Where a block's state is kept while it is under way, and after how many seconds of work."""
+
+    load: Callable[[], Arrays | None]
+    save: Callable[[Arrays], None]
+    seconds: float
+
+
+class Machine:
+    """A cell's program, compiled for one layout; `compiled` turns what is lowered into what can be called.
+
+    Only what is given can be asked where it is not for `running`. `drawing` and `step` are the seconds that a batch
+    takes to begin a segment (its data are drawn anew) and for one step, once they are known.
+    """
+
+    def __init__(self, program: Program, layout: Layout, compiled: Callable, running: bool = True) -> None:
+        self.program, self.layout = program, layout
+        self.drawing, self.step, self.seconds = 0.0, 0.0, 0.0
+        asked = {"start": program.start, "advance": program.advance} if running else {}
+        asked |= {"given": program.given} if program.shape.given else {}
+        self.pieces = {name: compiled(layout.spread(piece, name == "advance")) for name, piece in asked.items()}
+
+    @functools.cached_property
+    def data(self) -> dict[str, Any]:
+        """The data sets of each piece, on every device."""
+        program = self.program
+        pieces = {"start": program.start, "advance": program.advance, "given": program.given}
+        return {name: self.layout.replicated(pieces[name].data) for name in self.pieces}
+
+
+class Block:
+    """Runs that are on the machine together; `mapped` holds a row for each, of which a process takes its share."""
+
+    def __init__(self, machine: Machine, mapped: Any) -> None:
+        share = processes.share(len(jax.tree.leaves(mapped)[0]))
+        self.machine, self.rows = machine, jax.tree.map(lambda leaf: leaf[share], mapped)
+        self.runs = share.stop - share.start
+        self.at = machine.program.shape.at
+        self.strides = np.diff(self.at, prepend=0).astype(np.int32)
+        self.record, self.taken = 0, 0
+        self.live = np.ones(self.runs, bool)
+
+    def computed(self, report: Callable[[float], None], kept: Kept | None = None) -> Arrays:
+        """What the runs recorded, by name, and whether and when each diverged; rows in the order of the runs."""
+        total = int(self.at[-1])
+        if not self._resumed(kept):
+            self._arrange(np.arange(self.runs), self.runs)
+            self.carry = self._call("start", None, ())
+        unkept = 0.0
+        while self.record < len(self.at) and processes.agreed(float(self.live.any())):
+            target = min(total, self.taken + self._steps())
+            last = int(np.searchsorted(self.at, target, side="right"))
+            rest = target - int(self.at[last - 1]) if last > self.record else target - self.taken
+            spent = self._advance(self.record, last, rest)
+            self._learn(spent, target - self.taken)
+            if last < len(self.at):
+                self.strides[last] -= rest
+            self.record, self.taken = last, target
+            self._look()
+            unkept += spent
+            saving = kept is not None and unkept >= kept.seconds and self.record < len(self.at)
+            if saving:
+                self._keep(kept)
+                unkept = 0.0
+            try:
+                report(self.taken / total if total else 1.0)
+            except BaseException:  # the caller wants to end here: what is done is kept
+                if not saving:
+                    self._keep(kept)
+                raise
+            self._pack()
+        return self._results()
+
+    def time(self) -> None:
+        """Measure what a batch costs to begin a segment, and for a step; the machine remembers it."""
+        self._arrange(np.arange(self.runs), self.runs)
+        self.carry = self._call("start", None, ())
+        self._advance(0, 0, 0)
+        drawing, steps, spent = self._advance(0, 0, 0), 1, 0.0
+        while spent < TRIAL and steps <= self.at[-1]:
+            spent = self._advance(0, 0, steps) - drawing
+            steps *= 4
+        batches = max(1, self.batches.max())
+        self.machine.drawing, self.machine.step = drawing / batches, max(1e-9, spent / (steps // 4) / batches)
+
+    def given(self) -> Arrays:
+        """What the runs are given, by name; rows in the order of the runs."""
+        self._arrange(np.arange(self.runs), self.runs)
+        answer = self._call("given", None, ())
+        return {name: processes.gathered(self._by_run(local(leaf))) for name, leaf in answer.items()}
+
+    def _arrange(self, runs: np.ndarray, live: int) -> None:
+        """Deal the runs over the slots; the first `live` of them will be worked on."""
+        self.slots, self.batches = self.machine.layout.arranged(runs, live)
+        self._place()
+
+    def _place(self) -> None:
+        """Put the rows of each slot on its device; an empty slot repeats the first run, and is never read."""
+        filled = np.maximum(self.slots, 0)
+        self.mapped = self.machine.layout.sharded(jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self.rows))
+
+    def _call(self, piece: str, carry: Any, shared: tuple) -> Any:
+        machine = self.machine
+        batches = machine.layout.sharded(self.batches.astype(np.int32))
+        shared = machine.layout.replicated(tuple(np.asarray(each, np.int32) for each in shared))
+        return jax.block_until_ready(machine.pieces[piece](self.mapped, carry, batches, machine.data[piece], shared))
+
+    def _advance(self, first: int, last: int, rest: int) -> float:
+        """Go on by these recordings and steps; the seconds it took, on the slowest process."""
+        began = time.perf_counter()
+        self.carry = self._call("advance", self.carry, (first, last, self.strides, rest))
+        return processes.agreed(time.perf_counter() - began)
+
+    def _steps(self) -> int:
+        """Steps of the next segment: a second of work, or more where it is dear to begin one."""
+        batches, machine = max(1, self.batches.max()), self.machine
+        seconds = max(SEGMENT, BEGINNING * machine.drawing * batches)
+        return max(1, int(processes.agreed(seconds / batches / max(1e-9, machine.step))))
+
+    def _learn(self, spent: float, steps: int) -> None:
+        """Correct the machine's pace by a segment, eightfold at most: a single one may have been disturbed."""
+        if steps:
+            machine, batches = self.machine, max(1, self.batches.max())
+            step = (spent / batches - machine.drawing) / steps
+            machine.step = float(np.clip(step, machine.step / 8, 8 * machine.step))
+
+    def _look(self) -> None:
+        self.live = self._by_run(local(self.carry.status)) == RUNNING
+
+    def _pack(self) -> None:
+        """Bring the runs that go on to the front of each device's slots, where that saves work."""
+        live, layout = self.live, self.machine.layout
+        if layout.batches(int(live.sum())) > SAVED * self.batches.max():
+            return
+        former = np.empty(self.runs, int)
+        former[self.slots[self.slots >= 0]] = np.flatnonzero(self.slots >= 0)
+        self._arrange(np.r_[np.flatnonzero(live), np.flatnonzero(~live)], int(live.sum()))
+        came = former[np.maximum(self.slots, 0)]
+        self.carry = layout.sharded(jax.tree.map(lambda leaf: local(leaf)[came], self.carry))
+
+    def _by_run(self, rows: np.ndarray) -> np.ndarray:
+        answer = np.empty((self.runs, *rows.shape[1:]), rows.dtype)
+        filled = self.slots >= 0
+        answer[self.slots[filled]] = rows[filled]
+        return answer
+
+    def _results(self) -> Arrays:
+        arrays = {name: self._by_run(local(leaf)) for name, leaf in self.carry.records.items()}
+        status, ended = (self._by_run(local(leaf)) for leaf in (self.carry.status, self.carry.ended_at))
+        for run in np.flatnonzero(status == STOPPED):
+            for values in arrays.values():
+                values[run, ended[run] + 1 :] = values[run, ended[run]]
+        diverged = status == DIVERGED
+        arrays |= {"diverged": diverged, "diverged_at": np.where(diverged, self.at[ended], -1)}
+        return {name: processes.gathered(values) for name, values in arrays.items()}
+
+    def _keep(self, kept: Kept | None) -> None:
+        """Keep all that the block needs to go on."""
+        if kept is None:
+            return
+        layout = self.machine.layout
+        header = [layout.mesh.size, layout.lanes, layout.each, self.record, self.taken]
+        arrays = {"header": np.array(header), "strides": self.strides.copy()}
+        own = {"slots": self.slots, "batches": self.batches}
+        own |= {f"leaf-{i}": np.array(local(leaf)) for i, leaf in enumerate(jax.tree.leaves(self.carry))}
+        kept.save({**arrays, **{name: processes.gathered(values) for name, values in own.items()}})
+
+    def _resumed(self, kept: Kept | None) -> bool:
+        """Whether the block goes on from a state that was kept under the same layout."""
+        stored = kept.load() if kept is not None else None
+        layout = self.machine.layout
+        if stored is None or stored["header"][:3].tolist() != [layout.mesh.size, layout.lanes, layout.each]:
+            return False
+        part = processes.share(len(stored["slots"]))
+        self.record, self.taken = map(int, stored["header"][3:])
+        self.strides = stored["strides"].copy()
+        self.slots, self.batches = stored["slots"][part], stored["batches"][processes.share(len(stored["batches"]))]
+        self._place()
+        leaves = [stored[f"leaf-{i}"][part] for i in range(len(stored) - 4)]
+        self.carry = layout.sharded(jax.tree.unflatten(jax.tree.structure(self.machine.program.start.answer), leaves))
+        self._look()
+        return True
+
+
+def local(array: jax.Array) -> np.ndarray:
+    """The rows that lie on this process's devices."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])

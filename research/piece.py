@@ -1,0 +1,76 @@
+"""A pure function of one run as a jaxpr, with the data sets it closes over as arguments instead of constants.
+
+Constants would be copied into the program's text, its compilation and every cache of it; as arguments they are one
+array on each device, and two cells that differ in nothing but their data share one compiled program.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+DATA = 1024  # bytes from which a constant is data; smaller ones are left to the compiler's constant folding
+
+
+class Piece:
+    """`function(*arguments)`, traced once: `piece(piece.data, *arguments)` computes it, under any transformation."""
+
+    def __init__(self, function: Callable, *arguments: Any) -> None:
+        closed, self.answer = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        self.arguments = arguments
+        self.jaxpr, self.constants = closed.jaxpr, closed.consts
+        self.places = [i for i, each in enumerate(self.constants) if _is_data(each)]
+
+    @property
+    def data(self) -> list[np.ndarray]:
+        """The large constants."""
+        return [np.asarray(self.constants[place]) for place in self.places]
+
+    def __call__(self, data: list[Any], *arguments: Any) -> Any:
+        """What `function` answers, with `data` in place of its large constants."""
+        constants = list(self.constants)
+        for place, value in zip(self.places, data, strict=True):
+            constants[place] = value
+        flat = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, constants))(*jax.tree.leaves(arguments))
+        shapes, structure = jax.tree.flatten(self.answer)
+        typed = [
+            jnp.asarray(value, shape.dtype) for value, shape in zip(flat, shapes, strict=True)
+        ]  # some are literals
+        return jax.tree.unflatten(structure, typed)
+
+    def address(self) -> str:
+        """The content address: the lowered program and the bytes of its data."""
+
+        def piece(data: list[Any], *arguments: Any) -> Any:
+            return self(data, *arguments)
+
+        lowered = jax.jit(piece).trace(self.data, *self.arguments).lower(lowering_platforms=("cpu",))
+        digest = hashlib.sha256(lowered.as_text().encode())
+        for value in self.data:
+            digest.update(repr((value.shape, str(value.dtype))).encode() + value.tobytes())
+        return digest.hexdigest()
+
+
+def _is_data(constant: Any) -> bool:
+    dtype = getattr(constant, "dtype", None)
+    if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
+        return False
+    return int(np.prod(constant.shape, dtype=int)) * dtype.itemsize >= DATA
+
+
+@jax.custom_batching.custom_vmap
+def anyone(condition: Any) -> Any:
+    """Whether the condition holds for any run of the batch this one is computed in: one answer for all of them.
+
+    So a loop's length stays common to the batch, and can be nothing at all.
+    """
+    return condition
+
+
+@anyone.def_vmap
+def _(axis_size: int, batched: list[bool], condition: Any) -> tuple[Any, bool]:
+    return jnp.any(condition), False

@@ -1,0 +1,251 @@
+"""The runs of a plan, done: what is stored is read, what is missing is computed block by block, and kept."""
+
+import collections
+import functools
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from research import assembly, layout, processes
+from research.assembly import Arrays
+from research.block import Block, Kept, Machine
+
+Put = Callable[[int, int, Arrays], None]
+Ranges = list[tuple[int, int]]
+PAYS = 10  # times what it took to compile a program must be ahead before other numbers of lanes are tried
+SHORT = 10.0  # seconds ahead for which none are
+GAIN = 0.95  # of the time is what another number of lanes must come down to
+log = logging.getLogger("research")
+
+
+class Work:
+    """The work of one sweep, as a context: programs compile in a thread of their own while earlier ones run.
+
+    `parts` are the runs to do of each cell, as (first, behind the last). `facts` say afterwards what was done.
+    """
+
+    def __init__(self, planned: Any, parts: Ranges, addresses: list[str], stored: xr.Dataset | None, **options: Any):
+        self.planned, self.parts, self.addresses, self.stored = planned, parts, addresses, stored
+        self.place, self.lanes, self.memory, self.checkpoint, progress = (
+            options[name] for name in ("place", "lanes", "memory", "checkpoint", "progress")
+        )
+        self.report = progress or (lambda done, runs, cell: None)
+        self.total = sum(last - first for first, last in parts)
+        self.done, self.unsaved = 0, False
+        self.programs: dict[str, Callable] = {}
+        self.laid: dict[int, layout.Layout] = {}
+        self.facts: dict[str, Any] = {
+            "cells": len(parts),
+            "cells_reused": 0,
+            "compile_seconds": 0.0,
+            "run_seconds": 0.0,
+        }
+
+    def __enter__(self) -> "Work":
+        self.pool = ThreadPoolExecutor(1, "compilation")
+        self.context = layout.precision(self.planned.precision)
+        self.context.__enter__()
+        self.missing = [self._missing(number) for number in range(len(self.parts))]
+        needed = [
+            missing or cell.program.shape.given for missing, cell in zip(self.missing, self.planned.cells, strict=True)
+        ]
+        self.machines = {number: self._submitted(number, self.lanes) for number, need in enumerate(needed) if need}
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self.context.__exit__(*problem)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def cell(self, number: int, put: Put) -> None:
+        """Do the cell's part, and hand each stretch of runs to `put` as it is finished."""
+        cell, address = self.planned.cells[number], self.addresses[number]
+        done = self._stored(number, put)
+        missing = _gaps(done, *self.parts[number])
+        self.done += sum(last - first for first, last in done)
+        self.facts["cells_reused"] += not missing
+        if missing and not self.missing[number]:  # what was stored could not be read
+            self.missing[number] = missing
+            self.machines[number] = self._submitted(number, self.lanes)
+        queue = collections.deque(missing)
+        while queue:
+            first, last = queue.popleft()
+            try:
+                machine = self._ready(number)
+                middle = min(last, first + machine.layout.each * machine.layout.mesh.size)
+                arrays = self._computed(number, machine, first, middle)
+            except jax.errors.JaxRuntimeError as problem:
+                self._halve(number, problem)
+                queue.appendleft((first, last))
+                continue
+            if middle < last:
+                queue.appendleft((middle, last))
+                last = middle
+            if self.place:
+                self._kept(functools.partial(self.place.save_block, address, first, last, arrays))
+            put(first, last, arrays)
+            self.done += last - first
+        self.report(self.done, self.total, cell.name)
+
+    def given(self, number: int) -> assembly.Given:
+        """What the cell's runs are given: distinct values by name, and which of them each (seed, point) has."""
+        cell, seeds = self.planned.cells[number], self.planned.seeds
+        program, points = cell.program, len(cell.points)
+        if not program.shape.given:
+            return assembly.Given({}, np.zeros((seeds, points), int))
+        needed = [cell.traced[name] for name in cell.traced if program.given_needs(name)]
+        table = np.stack(needed, axis=1) if needed else np.zeros((points, 1))
+        _, first, own = np.unique(table, axis=0, return_index=True, return_inverse=True)
+        drawn = seeds if program.given_needs("key") else 1
+        runs = (np.arange(drawn)[:, None] * points + first).ravel()
+        machine = self.machines[number]()
+        room = machine.layout.each * machine.layout.mesh.size
+        answers = [self._block(number, machine, runs[i : i + room]).given() for i in range(0, len(runs), room)]
+        values = {name: np.concatenate([answer[name] for answer in answers])[: len(runs)] for name in answers[0]}
+        index = np.arange(drawn)[:, None] * len(first) + own.reshape(1, -1)
+        del self.machines[number]  # and with it the data sets on the devices
+        return assembly.Given(values, np.broadcast_to(index, (seeds, points)))
+
+    def _missing(self, number: int) -> Ranges:
+        """The runs of the cell's part that no file holds, as far as names tell."""
+        return _gaps([part for part, _ in self._known(number)], *self.parts[number])
+
+    def _known(self, number: int) -> list[tuple[tuple[int, int], Callable[[], Arrays | None]]]:
+        """Stretches of the cell's part that are stored, without overlap, each with how it is read."""
+        if not self.place:
+            return []
+        address, (start, end) = self.addresses[number], self.parts[number]
+        shape, stored = self.planned.cells[number].program.shape, self.stored
+        known: list[tuple[tuple[int, int], Callable[[], Arrays | None]]] = []
+        if stored is not None and (runs := assembly.runs_of(stored, address)) > start:
+            known.append(((start, min(end, runs)), lambda: _rows(assembly.cut(stored, address, shape), 0, start)))
+        for first, last in self.place.blocks(address):
+            behind = max([start, *(part[1] for part, _ in known)])
+            if max(first, behind) < min(last, end):
+                read = lambda first=first, last=last, behind=behind: _rows(
+                    self.place.load_block(address, first, last), first, behind
+                )
+                known.append(((max(first, behind), min(last, end)), read))
+        return known
+
+    def _stored(self, number: int, put: Put) -> Ranges:
+        """Hand out what is stored of the cell's part; which runs these were."""
+        read = []
+        for (first, last), ask in self._known(number):
+            arrays = ask()
+            if arrays is not None:
+                put(first, last, {name: values[: last - first] for name, values in arrays.items()})
+                read.append((first, last))
+        return read
+
+    def _ready(self, number: int) -> Machine:
+        """The cell's machine with its pace, and with the best number of lanes where the work is long enough to ask."""
+        machine = self.machines[number]()
+        if not machine.step and machine.program.shape.at[-1]:
+            self._timed(number, machine)
+            runs, (first, last) = sum(end - begin for begin, end in self.missing[number]), self.parts[number]
+            predicted = machine.layout.batches(runs) * machine.step * int(machine.program.shape.at[-1])
+            if self.lanes is None and jax.default_backend() == "cpu" and predicted > max(PAYS * machine.seconds, SHORT):
+                machine = self._fastest(number, machine)
+                self.machines[number] = lambda: machine
+        return machine
+
+    def _timed(self, number: int, machine: Machine) -> float:
+        """Seconds for one step of one run, after a short trial with one batch on each device."""
+        first, last = self.parts[number]
+        laid = machine.layout
+        runs = first + np.arange(laid.mesh.size * laid.lanes) % (last - first)
+        self._block(number, machine, runs).time()
+        return machine.step / laid.lanes
+
+    def _fastest(self, number: int, machine: Machine) -> Machine:
+        """The machine with the best number of lanes, found by trying fourfold and quarter ones; it is remembered."""
+        name = f"{machine.program.advance.address()} {layout.device()}"
+        known = int(processes.agreed(layout.remembered().get(name, 0)))
+        if known:
+            return self._built(number, known)
+        best, speed = machine, self._timed(number, machine)
+        for factor in (4, 0.25):
+            while not (factor < 1 and best.layout.lanes > machine.layout.lanes):
+                tried = self._built(number, max(1, int(best.layout.lanes * factor)))
+                if tried.layout.lanes == best.layout.lanes or (seconds := self._timed(number, tried)) > GAIN * speed:
+                    break
+                best, speed = tried, seconds
+        layout.remember(name, best.layout.lanes)
+        return best
+
+    def _computed(self, number: int, machine: Machine, first: int, last: int) -> Arrays:
+        address, began = self.addresses[number], time.perf_counter()
+        place, kept = self.place, None
+        if place:
+            kept = Kept(
+                functools.partial(place.load_state, address, first, last),
+                lambda arrays: self._kept(functools.partial(place.save_state, address, first, last, arrays)),
+                self.checkpoint,
+            )
+        name = self.planned.cells[number].name
+        say = lambda share: self.report(self.done + share * (last - first), self.total, name)
+        arrays = self._block(number, machine, np.arange(first, last)).computed(say, kept)
+        self.facts["run_seconds"] += time.perf_counter() - began
+        return arrays
+
+    def _kept(self, save: Callable[[], None]) -> None:
+        """Save what makes the next start quicker. Where that fails (a full disk) the work goes on, and says so once."""
+        try:
+            save()
+        except OSError as problem:
+            if not self.unsaved:
+                log.warning("Nothing more is kept of what is under way: %s", problem)
+            self.unsaved = True
+
+    def _block(self, number: int, machine: Machine, runs: np.ndarray) -> Block:
+        return Block(machine, self.planned.cells[number].mapped(self.planned.keys, runs))
+
+    def _submitted(self, number: int, lanes: int | None) -> Callable[[], Machine]:
+        return self.pool.submit(self._built, number, lanes).result
+
+    def _built(self, number: int, lanes: int | None) -> Machine:
+        """The cell's program, compiled; runs in a thread of its own, which needs the precision's context too."""
+        cell = self.planned.cells[number]
+        first, last = self.parts[number]
+        shape = cell.program.shape
+        began = time.perf_counter()
+        with layout.precision(self.planned.precision):
+            laid = layout.laid(max(1, last - first), lanes, shape.working_set, shape.run_bytes, self.memory)
+            self.laid[number] = laid
+            machine = Machine(cell.program, laid, self._compiled, running=bool(self.missing[number]))
+        machine.seconds = time.perf_counter() - began
+        self.facts["compile_seconds"] += machine.seconds
+        return machine
+
+    def _compiled(self, lowered: Any) -> Callable:
+        """The executable of what is lowered; programs that differ in nothing but their data share it."""
+        name = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+        if name not in self.programs:
+            self.programs[name] = lowered.compile()
+        return self.programs[name]
+
+    def _halve(self, number: int, problem: Exception) -> None:
+        """Have the cell's program for half the lanes, if it is memory that was lacking; else raise the problem."""
+        lanes = self.laid[number].lanes
+        if not layout.exhausted(problem) or lanes == 1 or processes.count() > 1:
+            raise problem
+        log.warning("Out of memory with %d runs in flight on a device: going on with %d.", lanes, lanes // 2)
+        self.machines[number] = self._submitted(number, lanes // 2)
+
+
+def _gaps(done: Ranges, first: int, last: int) -> Ranges:
+    """What is left of `first` to `last` beside the parts that are done, which are in order."""
+    edges = [first, *(edge for part in done for edge in part), last]
+    return [(begin, end) for begin, end in zip(edges[::2], edges[1::2], strict=True) if begin < end]
+
+
+def _rows(arrays: Arrays | None, first: int, start: int) -> Arrays | None:
+    """The rows from run `start` on, of arrays whose first row is run `first`."""
+    return arrays and {name: values[start - first :] for name, values in arrays.items()}
