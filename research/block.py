@@ -6,7 +6,7 @@ the runs that have ended, and now and then keeps the state of all others, so tha
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,25 +32,21 @@ class Kept(NamedTuple):
 
 
 class Machine:
-    """A cell's program, compiled for one layout; `compiled` turns what is lowered into what can be called.
+    """A cell's program, its `pieces` compiled for one layout; `compiled` makes what is lowered ready to be called.
 
-    Only what is given can be asked where it is not for `running`. `drawing` and `step` are the seconds that a batch
-    takes to begin a segment (its data are drawn anew) and for one step, once they are known.
+    `drawing` and `step` are the seconds that a batch takes to begin a segment (its data are drawn anew) and for one
+    step, once they are known; `seconds` is what compilation took.
     """
 
-    def __init__(self, program: Program, layout: Layout, compiled: Callable, running: bool = True) -> None:
+    def __init__(self, program: Program, layout: Layout, compiled: Callable, pieces: Sequence[str]) -> None:
         self.program, self.layout = program, layout
         self.drawing, self.step, self.seconds = 0.0, 0.0, 0.0
-        asked = {"start": program.start, "advance": program.advance} if running else {}
-        asked |= {"given": program.given} if program.shape.given else {}
-        self.pieces = {name: compiled(layout.spread(piece, name == "advance")) for name, piece in asked.items()}
+        self.pieces = {name: compiled(layout.spread(getattr(program, name), name == "advance")) for name in pieces}
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """The data sets of each piece, on every device."""
-        program = self.program
-        pieces = {"start": program.start, "advance": program.advance, "given": program.given}
-        return {name: self.layout.replicated(pieces[name].data) for name in self.pieces}
+        return {name: self.layout.replicated(getattr(self.program, name).data) for name in self.pieces}
 
 
 class Block:

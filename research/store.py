@@ -3,8 +3,8 @@
 A result is found again by *what was computed* (the traced program with its data, the axes, the key, the precision, the
 versions of jax, flax and optax), not by a name or a date. While a sweep is under way, finished blocks of runs and the
 state of the block at work lie beside the result in `<name>.cells/`; the finished file replaces them. A file that cannot
-be read, or that something else wrote, is set aside under another name and reported, never deleted. Files hold data only.
-Of several processes the first one reads and writes.
+be read, or that something else wrote, is set aside under another name and reported, never deleted. Files hold data
+only. Of several processes the first one reads and writes.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ import xarray as xr
 from research import processes
 
 FORMAT = "implicit-bias-laboratory 2"
+PART = "part.json"
 OLDER = ("implicit-bias-laboratory 1",)
 COMPUTING = ("jax", "flax", "optax")
 RECORDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "cvxpy", "xarray")
@@ -120,11 +121,20 @@ class Store:
         """Keep the state of a block that is under way."""
         self._save_arrays(self._block(address, first, last, "state"), arrays)
 
+    def load_part(self) -> dict[str, Any]:
+        """What the part of a sweep that lies here was meant to be, as it was given to `save_part`."""
+        return json.loads((self.cells / PART).read_text(encoding="utf-8"))
+
+    def save_part(self, facts: Mapping[str, Any]) -> None:
+        """Say what the part of a sweep that will lie here is meant to be."""
+        with _replacing(self.cells / PART) as temporary:
+            temporary.write_text(json.dumps(facts), encoding="utf-8")
+
     def drop_cells(self) -> None:
         """Remove the finished blocks: the complete result holds them. What was set aside there stays."""
         if not processes.first():
             return
-        for kind in ("*.npz", "*.state", ".*.part"):
+        for kind in ("*.npz", "*.state", ".*.part", PART):
             for path in self.cells.glob(kind):
                 path.unlink()
         with contextlib.suppress(OSError):

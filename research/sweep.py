@@ -28,7 +28,7 @@ from research.axes import Grid, grid, label
 from research.layout import Precision
 from research.program import Program
 from research.store import Store, address, provenance
-from research.work import Work
+from research.work import Options, Work
 
 Progress = Callable[[float, int, str], None]
 CHECKPOINT = 30.0  # seconds of work between two copies of the state
@@ -62,7 +62,19 @@ class Plan:
     @property
     def runs(self) -> int:
         """Runs in all."""
-        return self.seeds * sum(len(cell.points) for cell in self.cells)
+        return sum(self.cell_runs)
+
+    @property
+    def cell_runs(self) -> list[int]:
+        """Runs of each static cell."""
+        return [self.seeds * len(cell.points) for cell in self.cells]
+
+    def part(self, number: int, parts: int) -> list[tuple[int, int]]:
+        """The runs of each cell, (first, behind the last), that part `number` of `parts`, from 1, has to compute."""
+        ends = np.cumsum(self.cell_runs)
+        first, last = (self.runs * end // parts for end in (number - 1, number))
+        cut = lambda run, end, runs: int(np.clip(run - (end - runs), 0, runs))
+        return [(cut(first, end, runs), cut(last, end, runs)) for end, runs in zip(ends, self.cell_runs, strict=True)]
 
     @property
     def memory(self) -> int:
@@ -164,8 +176,8 @@ def sweep(
     shapes = [assembly.Cell(cell.points, cell.program.shape) for cell in planned.cells]
     gathered = assembly.Assembly(planned.grid, seeds, shapes, budget, place.path.parent if place else None)
     parts = [(0, seeds * len(cell.points)) for cell in planned.cells]
-    options = {"place": place, "lanes": lanes, "memory": budget, "checkpoint": checkpoint, "progress": progress}
-    with Work(planned, parts, addresses, stored, **options) as work:
+    options = Options(place, lanes, budget, checkpoint, progress or _silent)
+    with Work(planned, parts, addresses, stored, options) as work:
         given = []
         for number in range(len(parts)):
             work.cell(number, functools.partial(gathered.put, number))
@@ -192,6 +204,42 @@ def sweep(
         place.save(dataset)
         place.drop_cells()
     return dataset
+
+
+def sweep_part(
+    simulate: Callable,
+    axes: Mapping[Any, Any],
+    part: tuple[int, int],
+    *,
+    store: Store,
+    seeds: int = 1,
+    key: int = 0,
+    lanes: int | None = None,
+    progress: Progress | None = None,
+    precision: Precision = "float64",
+    memory: int | None = None,
+    checkpoint: float = CHECKPOINT,
+) -> None:
+    """Compute one part of a sweep's runs, `part` being (3, 16) for the third of sixteen, and keep it in the store.
+
+    Parts need no connection with each other, and one that was killed goes on like a sweep; `research.parts` joins them.
+    Everything else is as in `sweep`.
+    """
+    layout.prepare()
+    layout.check_lanes(lanes)
+    layout.check_memory(memory)
+    planned = plan(simulate, axes, seeds=seeds, key=key, precision=precision)
+    ranges, addresses = planned.part(*part), planned.addresses()
+    store.save_part({"part": part, "addresses": addresses, "runs": planned.cell_runs, "ranges": ranges})
+    options = Options(store, lanes, memory or layout.memory(), checkpoint, progress or _silent, giving=False)
+    with Work(planned, ranges, addresses, None, options) as work:
+        for number, (first, last) in enumerate(ranges):
+            if first < last:
+                work.cell(number, lambda first, last, arrays: None)
+
+
+def _silent(done: float, runs: int, cell: str) -> None:
+    pass
 
 
 def _described(laid: Grid) -> str:

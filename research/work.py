@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,18 +25,28 @@ GAIN = 0.95  # of the time is what another number of lanes must come down to
 log = logging.getLogger("research")
 
 
+class Options(NamedTuple):
+    """How a sweep's work is to be done; see `research.sweep.sweep`. `giving`: what runs are given is asked for too."""
+
+    place: Any
+    lanes: int | None
+    memory: int
+    checkpoint: float
+    progress: Callable[[float, int, str], None]
+    giving: bool = True
+
+
 class Work:
     """The work of one sweep, as a context: programs compile in a thread of their own while earlier ones run.
 
     `parts` are the runs to do of each cell, as (first, behind the last). `facts` say afterwards what was done.
     """
 
-    def __init__(self, planned: Any, parts: Ranges, addresses: list[str], stored: xr.Dataset | None, **options: Any):
+    def __init__(
+        self, planned: Any, parts: Ranges, addresses: list[str], stored: xr.Dataset | None, options: Options
+    ) -> None:
         self.planned, self.parts, self.addresses, self.stored = planned, parts, addresses, stored
-        self.place, self.lanes, self.memory, self.checkpoint, progress = (
-            options[name] for name in ("place", "lanes", "memory", "checkpoint", "progress")
-        )
-        self.report = progress or (lambda done, runs, cell: None)
+        self.options, self.place = options, options.place
         self.total = sum(last - first for first, last in parts)
         self.done, self.unsaved = 0, False
         self.programs: dict[str, Callable] = {}
@@ -53,10 +63,11 @@ class Work:
         self.context = layout.precision(self.planned.precision)
         self.context.__enter__()
         self.missing = [self._missing(number) for number in range(len(self.parts))]
-        needed = [
-            missing or cell.program.shape.given for missing, cell in zip(self.missing, self.planned.cells, strict=True)
-        ]
-        self.machines = {number: self._submitted(number, self.lanes) for number, need in enumerate(needed) if need}
+        self.machines = {
+            number: self._submitted(number, self.options.lanes)
+            for number in range(len(self.parts))
+            if self._pieces(number)
+        }
         return self
 
     def __exit__(self, *problem: Any) -> None:
@@ -72,7 +83,7 @@ class Work:
         self.facts["cells_reused"] += not missing
         if missing and not self.missing[number]:  # what was stored could not be read
             self.missing[number] = missing
-            self.machines[number] = self._submitted(number, self.lanes)
+            self.machines[number] = self._submitted(number, self.options.lanes)
         queue = collections.deque(missing)
         while queue:
             first, last = queue.popleft()
@@ -91,7 +102,7 @@ class Work:
                 self._kept(functools.partial(self.place.save_block, address, first, last, arrays))
             put(first, last, arrays)
             self.done += last - first
-        self.report(self.done, self.total, cell.name)
+        self.options.progress(self.done, self.total, cell.name)
 
     def given(self, number: int) -> assembly.Given:
         """What the cell's runs are given: distinct values by name, and which of them each (seed, point) has."""
@@ -111,6 +122,11 @@ class Work:
         index = np.arange(drawn)[:, None] * len(first) + own.reshape(1, -1)
         del self.machines[number]  # and with it the data sets on the devices
         return assembly.Given(values, np.broadcast_to(index, (seeds, points)))
+
+    def _pieces(self, number: int) -> list[str]:
+        """The pieces of the cell's program that its work needs."""
+        giving = self.options.giving and self.planned.cells[number].program.shape.given
+        return [*(["start", "advance"] if self.missing[number] else []), *(["given"] if giving else [])]
 
     def _missing(self, number: int) -> Ranges:
         """The runs of the cell's part that no file holds, as far as names tell."""
@@ -149,9 +165,13 @@ class Work:
         machine = self.machines[number]()
         if not machine.step and machine.program.shape.at[-1]:
             self._timed(number, machine)
-            runs, (first, last) = sum(end - begin for begin, end in self.missing[number]), self.parts[number]
+            runs = sum(last - first for first, last in self.missing[number])
             predicted = machine.layout.batches(runs) * machine.step * int(machine.program.shape.at[-1])
-            if self.lanes is None and jax.default_backend() == "cpu" and predicted > max(PAYS * machine.seconds, SHORT):
+            if (
+                self.options.lanes is None
+                and jax.default_backend() == "cpu"
+                and predicted > max(PAYS * machine.seconds, SHORT)
+            ):
                 machine = self._fastest(number, machine)
                 self.machines[number] = lambda: machine
         return machine
@@ -169,7 +189,9 @@ class Work:
         name = f"{machine.program.advance.address()} {layout.device()}"
         known = int(processes.agreed(layout.remembered().get(name, 0)))
         if known:
-            return self._built(number, known)
+            machine = self._built(number, known)
+            self._timed(number, machine)
+            return machine
         best, speed = machine, self._timed(number, machine)
         for factor in (4, 0.25):
             while not (factor < 1 and best.layout.lanes > machine.layout.lanes):
@@ -187,10 +209,10 @@ class Work:
             kept = Kept(
                 functools.partial(place.load_state, address, first, last),
                 lambda arrays: self._kept(functools.partial(place.save_state, address, first, last, arrays)),
-                self.checkpoint,
+                self.options.checkpoint,
             )
         name = self.planned.cells[number].name
-        say = lambda share: self.report(self.done + share * (last - first), self.total, name)
+        say = lambda share: self.options.progress(self.done + share * (last - first), self.total, name)
         arrays = self._block(number, machine, np.arange(first, last)).computed(say, kept)
         self.facts["run_seconds"] += time.perf_counter() - began
         return arrays
@@ -217,9 +239,9 @@ class Work:
         shape = cell.program.shape
         began = time.perf_counter()
         with layout.precision(self.planned.precision):
-            laid = layout.laid(max(1, last - first), lanes, shape.working_set, shape.run_bytes, self.memory)
+            laid = layout.laid(max(1, last - first), lanes, shape.working_set, shape.run_bytes, self.options.memory)
             self.laid[number] = laid
-            machine = Machine(cell.program, laid, self._compiled, running=bool(self.missing[number]))
+            machine = Machine(cell.program, laid, self._compiled, self._pieces(number))
         machine.seconds = time.perf_counter() - began
         self.facts["compile_seconds"] += machine.seconds
         return machine

@@ -96,7 +96,7 @@ def block(simulate, axes, seeds, lanes):
     runs = np.arange(planned.runs)
     with layout.precision("float64"):
         laid = layout.laid(len(runs), lanes, 1, 1, 1 << 40)
-        machine = Machine(cell.program, laid, lambda lowered: lowered.compile())
+        machine = Machine(cell.program, laid, lambda lowered: lowered.compile(), ("start", "advance"))
         return lambda: Block(machine, cell.mapped(planned.keys, runs))
 
 
