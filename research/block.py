@@ -54,8 +54,9 @@ class Block:
 
     def __init__(self, machine: Machine, mapped: Any) -> None:
         share = processes.share(len(jax.tree.leaves(mapped)[0]))
-        self.machine, self.rows = machine, jax.tree.map(lambda leaf: leaf[share], mapped)
         self.runs = share.stop - share.start
+        own = share if self.runs else slice(1)  # a process without a run needs something to fill its slots with
+        self.machine, self.rows = machine, jax.tree.map(lambda leaf: leaf[own], mapped)
         self.at = machine.program.shape.at
         self.strides = np.diff(self.at, prepend=0).astype(np.int32)
         self.record, self.taken = 0, 0
@@ -151,7 +152,7 @@ class Block:
     def _pack(self) -> None:
         """Bring the runs that go on to the front of each device's slots, where that saves work."""
         live, layout = self.live, self.machine.layout
-        if layout.batches(int(live.sum())) > SAVED * self.batches.max():
+        if not self.runs or layout.batches(int(live.sum())) > SAVED * self.batches.max():
             return
         former = np.empty(self.runs, int)
         former[self.slots[self.slots >= 0]] = np.flatnonzero(self.slots >= 0)

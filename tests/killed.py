@@ -64,6 +64,7 @@ def killed_in(write):
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 2)
     layout.prepare()
     Block._steps = lambda block: 3
     if len(sys.argv) > 2:
