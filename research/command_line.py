@@ -1,19 +1,19 @@
 """The command line of a family of experiments."""
 
 import argparse
-import ast
-import hashlib
 import importlib
-import importlib.util
-import json
-import re
+import shlex
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from research import report
+from research import processes, report
+from research.execution import carry_out
+from research.interruption import Interrupted, Interruption
+from research.job import Job, documentation, expected, overrides, reason
+from research.parts import parsed
 
 EPILOG = """\
 examples:
@@ -30,47 +30,34 @@ examples:
 
 An override (--seeds, --set, --smoke, --paper) is recorded in the dataset and on its figure, and has files of its own:
 the default design's files and results/claims.md stay as they are.
+
+Of several processes (--distributed: SLURM, Open MPI, Kubernetes and TPU pods are found; else --coordinator and the two
+numbers) each has its share of the runs, and the first one writes. --shard needs no connection between them.
+
+Ctrl-C (or SIGTERM, as a batch system sends it) ends the program after the write at hand, a second one at once. Either
+way the same command goes on from there.
+
+exit status:
+  0  every experiment ran, whatever it found
+  1  an experiment failed
+  2  the command line is wrong
+  130, 143  ended by Ctrl-C, by SIGTERM
 """
-
-
-class Job(NamedTuple):
-    """One experiment to run: where it comes from, under which overrides, and where its files go."""
-
-    package: str
-    name: str
-    design: str
-    overrides: dict[Any, Any]
-    results: Path
-
-    @property
-    def family(self) -> str:
-        """The package's last name."""
-        return self.package.rpartition(".")[2]
-
-    @property
-    def standard(self) -> bool:
-        """Whether this is the default design, untouched."""
-        return self.design == "default" and not self.overrides
-
-    @property
-    def described(self) -> str:
-        """The departure from the default design in words; empty for the default itself."""
-        words = [] if self.design == "default" else [f"{self.design} design"]
-        return ", ".join([*words, *(f"{name}={_written(values)}" for name, values in self.overrides.items())])
-
-    @property
-    def path(self) -> Path:
-        """The dataset's place; the figure's is the same with `.png`."""
-        stem = [self.name] if self.design == "default" else [self.name, self.design]
-        if self.overrides:
-            slug = re.sub(r"[^A-Za-z0-9=,+-]", "_", "_".join(f"{n}={_written(v)}" for n, v in self.overrides.items()))
-            digest = hashlib.sha256(self.described.encode()).hexdigest()[:8]
-            stem.append(f"{slug[:48]}-{digest}")
-        return self.results / self.family / (".".join(stem).replace("..", "_") + ".nc")
 
 
 def run(packages: list[str], arguments: list[str]) -> int:
     """Parse `arguments`, do what they say for the experiments of `packages`, and return the exit status."""
+    with Interruption(report.plain) as interruption:
+        try:
+            return _answered(packages, arguments, interruption)
+        except Interrupted as interrupted:
+            how = "To begin anew" if "--fresh" in arguments else "To go on from there"
+            again = f"{_program(packages)} {shlex.join(arguments)}".rstrip()
+            report.plain(f"{interrupted}; what was finished is kept. {how}:\n  {again}")
+            return interrupted.status
+
+
+def _answered(packages: list[str], arguments: list[str], interruption: Interruption) -> int:
     from research.experiment import names
 
     available = [(package, name) for package in packages for name in names(package)]
@@ -82,43 +69,94 @@ def run(packages: list[str], arguments: list[str]) -> int:
         return 2
     chosen = [(package, name) for package, name in available if not options.names or name in options.names]
     if options.list:
-        return _list(chosen, parameters=bool(options.names))
+        return _list(chosen, options)
     design = "smoke" if options.smoke else "paper" if options.paper else "default"
     try:
-        overrides = _overrides(options.set)
+        changed = overrides(options.set)
         if options.seeds is not None:
-            overrides["seeds"] = options.seeds
-        jobs = [Job(package, name, design, overrides, options.results) for package, name in chosen]
-        plans = _plans(jobs)
+            changed["seeds"] = options.seeds
+        part = parsed(options.shard) if options.shard else None
+        jobs = [Job(package, name, design, changed, options.results, part) for package, name in chosen]
+        _together(options)
+        plans = [_plan(job) for job in jobs]
     except Exception as problem:  # what `simulate` makes of a value that its signature cannot refuse
-        expected = isinstance(problem, (ValueError, TypeError))
-        report.error(str(problem) if expected else f"{type(problem).__name__}: {problem}")
+        report.error(str(problem) if isinstance(problem, (ValueError, TypeError)) else reason(problem, options.results))
         return 2
-    report.plans([(job.name, job.described, plan) for job, plan in zip(jobs, plans, strict=True)])
+    planned = list(zip(jobs, plans, strict=True))
+    report.plans([(job.name, job.described, plan) for job, plan in planned if not isinstance(plan, report.Unjudged)])
     if options.dry_run:
-        return 0
-    missing = [job.path for job in jobs if options.draw_only and not job.path.exists()]
-    if missing:
-        report.error(f"there is no result at {missing[0]} to draw; run it without --draw-only first")
-        return 2
-    outcomes, failed = [], 0
-    for job in jobs:
-        began = time.perf_counter()
-        try:
-            outcomes.append(_judged(job, options))
-            report.experiment(outcomes[-1])
-            _drawn(job, outcomes[-1])
-            report.plain(f"  {time.perf_counter() - began:.1f} s; figure {outcomes[-1].figure}")
-        except Exception as problem:  # one failed experiment does not take the others down
-            failed += 1
-            report.error(f"{job.name} failed: {problem}")
-            report.plain(traceback.format_exc())
-    report.findings(outcomes)
-    return 1 if failed else 0
+        return 1 if any(isinstance(plan, report.Unjudged) for plan in plans) else 0
+    ended: list[report.Outcome | report.Unjudged] = []
+    try:
+        for job, plan in planned:
+            if options.fail_fast and any(map(_unjudged, ended)):
+                ended.append(report.Unjudged(job.name, "--fail-fast: an experiment before it failed", "not run"))
+            else:
+                ended.append(plan if isinstance(plan, report.Unjudged) else _ended(job, options, interruption))
+    except Interrupted as interrupted:
+        for place, job in enumerate(jobs[len(ended) :]):
+            ended.append(report.Unjudged(job.name, str(interrupted), "not run" if place else "stopped"))
+        raise
+    finally:
+        report.findings(ended)
+    return 1 if any(map(_unjudged, ended)) else 0
+
+
+def _unjudged(ended: Any) -> bool:
+    return isinstance(ended, report.Unjudged) and ended.status != "part"
+
+
+def _together(options: argparse.Namespace) -> None:
+    """Meet the other processes where there are any."""
+    by_hand = (options.coordinator, options.num_processes, options.process_id)
+    if options.distributed or any(value is not None for value in by_hand):
+        from research import layout
+
+        layout.prepare()
+        processes.initialize(*by_hand)
+
+
+def _plan(job: Job) -> Any:
+    """The job's plan, or what it is where the experiment itself is at fault. Raises what an override brings about."""
+    from research import layout
+    from research.experiment import planned
+
+    layout.prepare()
+    try:
+        return planned(job.experiment)
+    except Exception as problem:
+        if job.overrides:
+            raise
+        return _failure(job, problem)
+
+
+def _ended(job: Job, options: argparse.Namespace, interruption: Interruption) -> report.Outcome | report.Unjudged:
+    """What came of an experiment; a failed one does not take the others down."""
+    began = time.perf_counter()
+    try:
+        outcome = carry_out(job, options, interruption)
+    except Exception as problem:
+        return _failure(job, problem)
+    if isinstance(outcome, report.Outcome):
+        report.plain(f"  {time.perf_counter() - began:.1f} s; figure {outcome.figure}")
+    return outcome
+
+
+def _failure(job: Job, problem: Exception) -> report.Unjudged:
+    """A failed experiment's row in the table; its whole reason is printed at once."""
+    words = reason(problem, job.results)
+    report.error(f"{job.name} failed: {words}")
+    if not expected(problem):
+        report.plain("".join(traceback.format_exception(problem)))
+    return report.Unjudged(job.name, words.splitlines()[0], "failed")
+
+
+def _program(packages: list[str]) -> str:
+    return f"python -m {packages[0]}" if len(packages) == 1 else "python -m experiments"
 
 
 def _parser(packages: list[str], available: list[tuple[str, str]]) -> argparse.ArgumentParser:
-    program = f"python -m {packages[0]}" if len(packages) == 1 else "python -m experiments"
+    program = _program(packages)
     name = available[0][1] if available else "NAME"
     parser = argparse.ArgumentParser(
         prog=program,
@@ -128,13 +166,12 @@ def _parser(packages: list[str], available: list[tuple[str, str]]) -> argparse.A
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these experiments")
-    parser.add_argument("--list", action="store_true", help="list the experiments (with NAME: their parameters too)")
-    parser.add_argument("--dry-run", action="store_true", help="print axes, runs, compiled programs and memory; stop")
-    size = parser.add_mutually_exclusive_group()
+    sizes = parser.add_argument_group("the size of it")
+    size = sizes.add_mutually_exclusive_group()
     size.add_argument("--smoke", action="store_true", help="the smallest design that shows the same findings: seconds")
     size.add_argument("--paper", action="store_true", help="the paper's own size, for an accelerator")
-    parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds")
-    parser.add_argument(
+    sizes.add_argument("--seeds", type=int, metavar="N", help="number of seeds")
+    sizes.add_argument(
         "--set",
         nargs="+",
         default=[],
@@ -142,131 +179,50 @@ def _parser(packages: list[str], available: list[tuple[str, str]]) -> argparse.A
         metavar="AXIS=VALUE[,VALUE…]",
         help="values of an experiment's parameter, such as learning_rate=0.01,0.1",
     )
-    action = parser.add_mutually_exclusive_group()
+    looks = parser.add_argument_group("to look first")
+    looks.add_argument("--list", action="store_true", help="list the experiments (with NAME: their parameters too)")
+    looks.add_argument("--dry-run", action="store_true", help="print axes, runs, compiled programs and memory; stop")
+    runs = parser.add_argument_group("how it is run")
+    action = runs.add_mutually_exclusive_group()
     action.add_argument("--draw-only", action="store_true", help="findings and figure from the stored result, no runs")
     action.add_argument("--fresh", action="store_true", help="compute anew even where a stored result fits")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
+    runs.add_argument("--fail-fast", action="store_true", help="end at the first experiment that fails")
+    runs.add_argument("--memory", type=_gibibytes, metavar="GIB", help="what to plan with; default: a quarter of it")
+    runs.add_argument(
+        "--checkpoint", type=float, default=30.0, metavar="SECONDS", help="work between two copies of the state: 30"
+    )
+    runs.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
+    several = parser.add_argument_group("on several machines")
+    several.add_argument("--shard", metavar="K/N", help="only this part; `python -m experiments merge` joins the parts")
+    several.add_argument("--distributed", action="store_true", help="one of several processes, as JAX finds them")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, where JAX cannot know")
+    several.add_argument("--num-processes", type=int, metavar="N", help="how many processes there are")
+    several.add_argument("--process-id", type=int, metavar="I", help="which one of them this is, from 0")
     return parser
 
 
-def _plans(jobs: list[Job]) -> list[Any]:
-    from research import layout
-    from research.experiment import planned
-
-    layout.prepare()
-    return [planned(_experiment(job)) for job in jobs]
-
-
-def _experiment(job: Job) -> Any:
-    """The job's experiment, its design being the one asked for with the command line's overrides on top."""
-    from research.experiment import designed
-
-    experiment = importlib.import_module(f"{job.package}.{job.name}").experiment
-    size = {"default": {}, "smoke": experiment.smoke, "paper": experiment.paper}[job.design]
-    sized = experiment._replace(design=designed(experiment, size))
-    return sized._replace(design=designed(sized, job.overrides))
+def _gibibytes(text: str) -> int:
+    """Bytes. Raises ValueError, which argparse turns into an error that names the argument."""
+    size = float(text)
+    if not 0 < size < float("inf"):
+        raise ValueError(f"a positive number of GiB, got {text!r}")
+    return int(size * (1 << 30))
 
 
-def _judged(job: Job, options: argparse.Namespace) -> report.Outcome:
-    """The experiment's runs (or its stored result), compared with the oracle, judged, and stored with the verdicts."""
-    from research import layout
-    from research.experiment import evaluate, planned
-    from research.store import Store
-
-    experiment, store = _experiment(job), Store(job.path, say=report.plain)
-    report.heading(f"{job.family} / {job.name}", job.described)
-    if caution := layout.caution(experiment.precision):
-        report.plain(caution)
-    if options.draw_only:
-        stored = store.load()
-        if stored is None:
-            raise FileNotFoundError(f"there is no result at {job.path} that can be drawn")
-        dataset = experiment.compare(stored[stored.attrs["swept"].split()]).assign_attrs(stored.attrs)
-        report.plain(f"drawn from {job.path}; nothing was run")
-        if stored.attrs["cells"].split() != planned(experiment).addresses():
-            report.plain(
-                "the experiment, or a version of what computes it, has changed since: run it to see its effect"
-            )
-    else:
-        with report.progress() as progress:
-            dataset = evaluate(experiment, store=store, progress=progress, fresh=options.fresh)
-            if progress.runs == 0:
-                report.plain(f"nothing has changed: read from {job.path}")
-    found = experiment.findings(dataset)
-    provenance = json.loads(dataset.attrs["provenance"])
-    overrides = {str(name): values for name, values in job.overrides.items()}
-    dataset.attrs |= {
-        "provenance": json.dumps({**provenance, "design": job.design, "overrides": overrides}),
-        "design": job.described,
-        "findings": json.dumps([{**finding._asdict(), "status": finding.status} for finding in found]),
-        "experiment": f"{job.package}.{job.name}",
-    }
-    store.save(dataset)
-    documentation = _documentation(job.package, job.name)
-    return report.Outcome(job.family, job.name, documentation, found, dataset, job.path.with_suffix(".png"))
-
-
-def _drawn(job: Job, outcome: report.Outcome) -> None:
-    """Draw the figure; that of the default design goes into `claims.md` with its findings."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from research import plots
-
-    figure = _experiment(job).draw(outcome.dataset)
-    plots.mark_empty(figure)
-    if job.described:
-        figure.text(0.995, 0.005, job.described, ha="right", va="bottom", fontsize=7, color="0.4")
-    figure.savefig(outcome.figure)
-    plt.close(figure)
-    if job.standard:
-        report.write_claims(job.results / "claims.md", outcome)
-
-
-def _overrides(words: list[str]) -> dict[str, Any]:
-    """`name=value[,value…]` -> name: list of values (an axis even of one); numbers as numbers, the rest as text."""
-    found: dict[str, Any] = {}
-    for word in words:
-        name, equals, values = word.partition("=")
-        if not (equals and name.isidentifier() and values):
-            raise ValueError(f"--set takes AXIS=VALUE[,VALUE…], got {word!r}")
-        if name in found:
-            raise ValueError(f"--set names {name!r} twice")
-        found[name] = [_value(each) for each in values.split(",")]
-    return found
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"True": True, "False": False}.get(text, text)
-
-
-def _written(values: Any) -> str:
-    return ",".join(map(str, values)) if isinstance(values, list) else str(values)
-
-
-def _documentation(package: str, name: str) -> str:
-    """The docstring of an experiment's module, without importing it."""
-    specification = importlib.util.find_spec(f"{package}.{name}")
-    if specification is None or specification.origin is None:
-        return ""
-    return ast.get_docstring(ast.parse(Path(specification.origin).read_text(encoding="utf-8"))) or ""
-
-
-def _list(chosen: list[tuple[str, str]], parameters: bool) -> int:
+def _list(chosen: list[tuple[str, str]], options: argparse.Namespace) -> int:
+    """Print the claims, and the parameters of experiments that are named; returns the exit status."""
     described: list[tuple[str, str, Mapping[str, Any]]] = []
     for package, name in chosen:
         known: Mapping[str, Any] = {}
-        if parameters:
-            from research import axes
+        try:
+            claim = report.section(documentation(package, name), "Claim")
+            if options.names:
+                from research import axes
 
-            known = axes.parameters(importlib.import_module(f"{package}.{name}").experiment.simulate)
-        described.append((name, report.section(_documentation(package, name), "Claim"), known))
+                known = axes.parameters(importlib.import_module(f"{package}.{name}").experiment.simulate)
+        except Exception as problem:  # whatever a module does when it is imported
+            report.error(f"{name} cannot be read: {reason(problem, options.results)}")
+            continue
+        described.append((name, claim, known))
     report.listing(described)
-    return 0
+    return 0 if len(described) == len(chosen) else 1

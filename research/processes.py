@@ -11,6 +11,7 @@ after the heartbeat. The others then end, by ProcessLost or by JAX's SIGABRT, an
 
 import atexit
 import functools
+import signal
 import socket
 import sys
 import zlib
@@ -155,6 +156,7 @@ def _listen(coordinator: str) -> None:
 
 def _leave(witness: Witness) -> None:
     """End with the others. JAX's own handler would wait for a limited time, and then abort them all."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would hear of Ctrl-C only after the wait
     try:
         if count() > 1:
             met("end")

@@ -1,11 +1,11 @@
-"""What a reader sees: plans, progress, findings in the terminal, and `results/claims.md`."""
+"""What a reader sees in the terminal: plans, progress, findings."""
 
 import contextlib
 import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-STYLES = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "not yet": "cyan", "void": "magenta"}
+from research import processes
+
+STYLES = {
+    "supported": "green",
+    "refuted": "red",
+    "inconclusive": "yellow",
+    "not yet": "cyan",
+    "void": "magenta",
+    "failed": "bold red",
+    "stopped": "yellow",
+    "not run": "dim",
+    "part": "green",
+}
 PLAIN_INTERVAL = 5.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -30,10 +42,24 @@ class Outcome(NamedTuple):
     figure: Path
 
 
+class Unjudged(NamedTuple):
+    """An experiment without findings: why, and whether it failed, was stopped, was not run, or only in part."""
+
+    name: str
+    reason: str
+    status: str
+
+
 def _console(stderr: bool = False) -> Console:
     """A console on the present standard output, wide enough for a table where there is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 150, highlight=False, soft_wrap=not stream.isatty())
+    return Console(
+        quiet=not processes.first(),
+        file=stream,
+        width=None if stream.isatty() else 150,
+        highlight=False,
+        soft_wrap=not stream.isatty(),
+    )
 
 
 def plain(text: str) -> None:
@@ -135,7 +161,7 @@ def experiment(outcome: Outcome) -> None:
             _console().print(f"               {escape(finding.outlook)}")
 
 
-def findings(outcomes: list[Outcome]) -> None:
+def findings(ended: Sequence[Outcome | Unjudged]) -> None:
     """Print the table that a run ends with."""
     narrow = _console().width < 120
     table = Table(title="\nFindings", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -144,7 +170,12 @@ def findings(outcomes: list[Outcome]) -> None:
     for column in ("theory's band", "measured [95 %]", *(() if narrow else ("runs", "diverged"))):
         table.add_column(column, justify="right")
     table.add_column("status", no_wrap=True, min_width=12)
-    for outcome in outcomes:
+    for outcome in ended:
+        if isinstance(outcome, Unjudged):
+            status = f"[{STYLES[outcome.status]}]{outcome.status}[/]"
+            table.add_row(outcome.name, escape(outcome.reason), *[""] * (len(table.columns) - 3), status)
+            table.add_section()
+            continue
         runs, diverged = counted(outcome.dataset)
         for place, finding in enumerate(outcome.findings):
             first = place == 0
@@ -193,52 +224,6 @@ def section(documentation: str, title: str) -> str:
     """The text behind `Title:` in a docstring, up to the next blank line, on one line; empty if there is none."""
     match = re.search(rf"^{title}:\s*(.+?)(?:\n\s*\n|\Z)", documentation, flags=re.MULTILINE | re.DOTALL)
     return " ".join(match.group(1).split()) if match else ""
-
-
-def write_claims(path: Path, outcome: Outcome) -> None:
-    """Put the experiment's section into `claims.md`, in place of its former one; the other sections stay."""
-    sections: dict[str, str] = {}
-    if path.exists():
-        for key, text in re.findall(
-            r"<!-- (\S+) -->\n(.*?)(?=<!-- \S+ -->|\Z)", path.read_text(encoding="utf-8"), re.DOTALL
-        ):
-            sections[key] = text.strip()
-    sections[f"{outcome.family}/{outcome.name}"] = _claim(outcome, path.parent).strip()
-    head = (
-        "# Claims\n\nWritten by the experiments themselves: each finding with theory's band, what was measured and its "
-        "95 % interval over seeds. *Supported*: the interval lies in the band. *Refuted*: the two are disjoint. "
-        "*Inconclusive*: it straddles an end. *Not yet*: the trend is right and the bound lies beyond this budget. "
-        "*Void*: no number: an oracle was not certified, rivals were not separated, or runs diverged. The interval is "
-        "a BCa bootstrap over seeds, or, where a statement is about every seed, the range over all of them.\n"
-    )
-    body = "\n".join(f"\n<!-- {key} -->\n{text}\n" for key, text in sorted(sections.items()))
-    temporary = path.with_suffix(".part")
-    temporary.write_text(head + body, encoding="utf-8")
-    temporary.replace(path)
-
-
-def _claim(outcome: Outcome, root: Path) -> str:
-    facts = json.loads(outcome.dataset.attrs["provenance"])
-    runs, diverged = counted(outcome.dataset)
-    linked = re.sub(
-        r"arXiv[: ](\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", section(outcome.documentation, "Source")
-    )
-    rows = "\n".join(
-        f"| {_cell(finding.statement)} | {band(finding.band)} | {measured(finding)} | {finding.status}"
-        f"{': ' + _cell(finding.outlook) if finding.status == 'not yet' else ''} |"
-        for finding in outcome.findings
-    )
-    return (
-        f"## {outcome.family} / {outcome.name}\n\n"
-        f"**Claim.** {section(outcome.documentation, 'Claim')}\n\n**Source.** {linked}\n\n"
-        f"| statement | theory's band | measured [95 %] | status |\n|---|---|---|---|\n{rows}\n\n"
-        f"[figure]({outcome.figure.relative_to(root)}) · {runs} runs, {diverged} diverged · "
-        f"{facts['device']} · {facts['wall_seconds']:.0f} s\n"
-    )
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def stored(path: Path, dataset: Any) -> None:

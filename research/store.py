@@ -94,7 +94,8 @@ class Store:
         checked = {
             name: {"fletcher32": True} for name, values in dataset.data_vars.items() if values.size and values.ndim
         }
-        with _replacing(self.path) as temporary:
+        with replacing(self.path) as temporary:
+            _reserve(temporary, dataset)
             dataset.assign_attrs(format=FORMAT).to_netcdf(temporary, engine="h5netcdf", encoding=checked)
 
     def blocks(self, address: str) -> list[tuple[int, int]]:
@@ -127,7 +128,7 @@ class Store:
 
     def save_part(self, facts: Mapping[str, Any]) -> None:
         """Say what the part of a sweep that will lie here is meant to be."""
-        with _replacing(self.cells / PART) as temporary:
+        with replacing(self.cells / PART) as temporary:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
 
     def drop_cells(self) -> None:
@@ -168,7 +169,7 @@ class Store:
     def _save_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         if not processes.first():
             return
-        with _replacing(path) as temporary, temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def _set_aside(self, path: Path, problem: Exception) -> None:
@@ -179,8 +180,17 @@ class Store:
         self.say(f"{path} cannot be used ({problem}); it is kept as {aside.name} and computed anew.")
 
 
+def _reserve(path: Path, dataset: xr.Dataset) -> None:
+    """Take the room that the dataset needs, or raise OSError: HDF5 ends the process where a disk fills up midway."""
+    text = sum(len(str(value).encode()) for value in dataset.attrs.values())
+    size = dataset.nbytes + 2 * text + 8192 * (1 + len(dataset.variables))
+    if hasattr(os, "posix_fallocate"):  # not on every system
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place once the block has ended well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

@@ -219,18 +219,21 @@ def sweep_part(
     precision: Precision = "float64",
     memory: int | None = None,
     checkpoint: float = CHECKPOINT,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Compute one part of a sweep's runs, `part` being (3, 16) for the third of sixteen, and keep it in the store.
 
     Parts need no connection with each other, and one that was killed goes on like a sweep; `research.parts` joins them.
-    Everything else is as in `sweep`.
+    `about` is kept with the part, as JSON. Everything else is as in `sweep`.
     """
     layout.prepare()
     layout.check_lanes(lanes)
     layout.check_memory(memory)
     planned = plan(simulate, axes, seeds=seeds, key=key, precision=precision)
     ranges, addresses = planned.part(*part), planned.addresses()
-    store.save_part({"part": part, "addresses": addresses, "runs": planned.cell_runs, "ranges": ranges})
+    store.save_part(
+        {"part": part, "addresses": addresses, "runs": planned.cell_runs, "ranges": ranges, "about": about or {}}
+    )
     options = Options(store, lanes, memory or layout.memory(), checkpoint, progress or _silent, giving=False)
     with Work(planned, ranges, addresses, None, options) as work:
         for number, (first, last) in enumerate(ranges):

@@ -1,4 +1,4 @@
-"""The sweep that a test kills: `python killed.py FILE.nc [WRITE]` says each segment, and dies half-way through a write."""
+"""The sweep that a test kills: `python killed.py FILE.nc [WRITE]` says each segment, and dies half-way in a write."""
 
 import os
 import signal

@@ -1,9 +1,12 @@
 import re
+import signal
 
 import pytest
+from matplotlib.figure import Figure
 
+from research import experiment
 from research.command_line import run
-from research.store import read
+from research.store import Store, read
 
 
 def test_list_and_help_answer(command, capsys):
@@ -113,17 +116,110 @@ def test_drawing_only_needs_a_result_and_runs_nothing(command, results, compilat
     assert "nothing was run" in out
     assert "supported" in out
     assert (results / "tiny" / "decay.png").read_bytes().startswith(b"\x89PNG")
+    status, out, error = command("--draw-only")
+    assert status == 1
+    assert "supported" in out
+    assert f"growth failed: there is no result at {results / 'tiny' / 'growth.nc'} to draw" in error
 
 
-def test_one_failed_experiment_does_not_take_the_others_down(command, contents, family):
-    text = (family / "decay.py").read_text(encoding="utf-8")
-    broken = text.replace("return dataset.assign", 'raise RuntimeError("no [oracle] here")\n    return dataset.assign')
-    (family / "a_broken.py").write_text(broken, encoding="utf-8")
+@pytest.fixture
+def breaks(family):
+    """Add the experiment `a_broken`, whose comparison does what is said."""
+
+    def added(statement):
+        text = (family / "decay.py").read_text(encoding="utf-8")
+        broken = text.replace("return dataset.assign", f"{statement}\n    return dataset.assign")
+        (family / "a_broken.py").write_text(broken, encoding="utf-8")
+
+    return added
+
+
+def table(out):
+    """The words of the rows of the table at the end."""
+    return [line.split() for line in out[out.index("Findings") :].splitlines()]
+
+
+def test_one_failed_experiment_does_not_take_the_others_down(command, contents, breaks):
+    breaks('raise RuntimeError("no [oracle] here\\nnor there")')
     status, out, error = command()
     assert status == 1
-    assert "a_broken failed: no [oracle] here" in error
-    assert out.count("supported") >= 2
+    assert error == "error: a_broken failed: RuntimeError: no [oracle] here\nnor there\n"
+    assert "Traceback" in out
+    assert ["a_broken", "RuntimeError:", "no", "[oracle]", "here", "failed"] in table(out)
+    assert ["nor", "there"] not in table(out)
+    assert [row[0] for row in table(out) if row[-1:] == ["supported"]] == ["decay", "growth"]
     assert {"tiny/decay.png", "tiny/growth.png", "tiny/a_broken.nc"} <= set(contents())
+
+
+def test_fail_fast_ends_at_the_first_that_fails(command, contents, breaks):
+    breaks('raise ValueError("no oracle")')
+    status, out, error = command("--fail-fast", "--smoke")
+    assert status == 1
+    assert error == "error: a_broken failed: no oracle\n"
+    assert ["a_broken", "no", "oracle", "failed"] in table(out)
+    for name in ("decay", "growth"):
+        (row,) = [row for row in table(out) if row[:1] == [name]]
+        assert row[1] == "--fail-fast:"
+        assert row[-2:] == ["not", "run"]
+    assert set(contents()) == {"tiny/a_broken.smoke.nc"}
+
+
+def test_an_experiment_that_cannot_be_imported_does_not_take_the_others_down(command, family, results):
+    (family / "a_broken.py").write_text("import simulations\n\nsimulations.nothing\n", encoding="utf-8")
+    status, out, error = command("--dry-run")
+    assert status == 1
+    assert "2 seeds × 2 rate" in out
+    assert "a_broken failed: AttributeError:" in error
+    assert not results.exists()
+    status, out, error = command("--list", "a_broken", "growth")
+    assert status == 1
+    assert error.startswith("error: a_broken cannot be read: AttributeError: ")
+    assert "growth: what grows grows." in out
+    status, out, error = command("--smoke", "a_broken", "growth")
+    assert status == 1
+    assert [row[-1] for row in table(out) if row[:1] in (["a_broken"], ["growth"])] == ["failed", "supported"]
+    assert command("--smoke", "--fail-fast", "a_broken", "growth")[0] == 1
+
+
+def test_a_signal_between_the_writes_ends_the_program_with_a_word_on_how_to_go_on(command, contents, results, breaks):
+    breaks("import signal; signal.raise_signal(signal.SIGTERM)")
+    arguments = ("--set", "rate=0.5", "noise=True")
+    status, out, error = command(*arguments)
+    assert status == 143
+    assert error == ""
+    assert ["a_broken", "stopped", "by", "SIGTERM", "stopped"] in table(out)
+    assert ["decay", "stopped", "by", "SIGTERM", "not", "run"] in table(out)
+    command_again = f"  python -m tiny --set rate=0.5 noise=True --results {results}\n"
+    assert out.endswith(f"stopped by SIGTERM; what was finished is kept. To go on from there:\n{command_again}")
+    (data,) = contents()
+    assert data.endswith(".nc")
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Store, "save"), (Figure, "savefig")])
+def test_a_signal_during_a_write_lets_it_end(owner, name, command, contents, monkeypatch):
+    command()
+    before, writes, ended = set(contents()), getattr(owner, name), []
+
+    def interrupted(self, *arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        writes(self, *arguments, **options)
+        ended.append(name)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    status, out, _ = command("--draw-only")
+    assert status == 143
+    assert ended == [name]
+    assert set(contents()) == before
+    assert ["growth", "stopped", "by", "SIGTERM", "not", "run"] in table(out)
+
+
+def test_a_signal_before_the_first_run_ends_the_program_too(command, results, monkeypatch):
+    monkeypatch.setattr(experiment, "planned", lambda *arguments: signal.raise_signal(signal.SIGINT))
+    status, out, error = command("decay")
+    assert status == 130
+    assert error == ""
+    assert f"python -m tiny decay --results {results}" in out
+    assert not results.exists()
 
 
 def test_an_empty_family_says_so(tmp_path, monkeypatch, capsys):

@@ -10,8 +10,8 @@ import pytest
 
 import experiments
 from research import report
-from research.command_line import _documentation
 from research.experiment import designed, evaluate, names, planned
+from research.job import documentation
 
 FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
 # the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
@@ -86,6 +86,6 @@ def test_the_paper_design_and_the_documentation(path):
     experiment = importlib.import_module(path).experiment
     assert planned(experiment, experiment.paper).runs > planned(experiment, experiment.smoke).runs
     family, _, name = path.rpartition(".")
-    documentation = _documentation(family, name)
+    described = documentation(family, name)
     for title in ("Claim", "Source", "Departure"):
-        assert report.section(documentation, title), f"{path} says nothing of its {title}"
+        assert report.section(described, title), f"{path} says nothing of its {title}"

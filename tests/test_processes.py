@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import socket
@@ -23,26 +24,32 @@ def free_port():
         return listening.getsockname()[1]
 
 
-def started(name, port, several, me, heartbeat):
-    command = [sys.executable, str(HERE / "together.py"), *map(str, (port, several, me, heartbeat)), name]
-    return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def together(name, several=2, heartbeat=4, ends=60, without=()):
-    """(status, output, errors, seconds) of every process that has ended by then; those `without` are not waited for."""
-    port, began = free_port(), time.monotonic()
-    running = [started(name, port, several, me, heartbeat) for me in range(several)]
+@contextlib.contextmanager
+def started(name, several=2, heartbeat=4, cluster=None):
+    """The processes, which are killed at the end; where a `cluster` has variables for each, they are not told more."""
+    port, running = free_port(), []
     try:
-        found = []
-        for me, process in enumerate(running):
-            if me not in without:
-                output, errors = process.communicate(timeout=began + ends - time.monotonic())
-                found.append((process.returncode, output, errors, time.monotonic() - began))
-        return found
+        for me in range(several):
+            told = {"JAX_COORDINATOR_PORT": str(port), **cluster(several, me)} if cluster else {}
+            numbers = map(str, (0 if cluster else port, several, me, heartbeat))
+            command = [sys.executable, str(HERE / "together.py"), *numbers, name]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            running.append(subprocess.Popen(command, env=ENVIRONMENT | told, text=True, **pipes))
+        yield running
     finally:
         for process in running:
             process.kill()
             process.communicate()
+
+
+def together(name, only=None, **options):
+    """(status, output, errors, seconds) of the processes when they have ended."""
+    began, found = time.monotonic(), []
+    with started(name, **options) as running:
+        for process in running[:only]:
+            output, errors = process.communicate(timeout=began + 60 - time.monotonic())
+            found.append((process.returncode, output, errors, time.monotonic() - began))
+    return found
 
 
 def test_one_process_is_all_there_is():
@@ -148,15 +155,34 @@ def test_a_port_that_is_taken():
 @pytest.mark.parametrize("me", [0, 1])
 def test_a_process_that_is_left_alone_says_what_it_waited_for(me):
     address = f"127.0.0.1:{free_port()}"
-    ran = alone(f"processes.initialize({address!r}, 2, {me}, patience=4)")
+    ran = alone(f"processes.initialize({address!r}, 2, {me}, patience=2)")
     assert ran.returncode == -signal.SIGABRT
     last = ran.stderr.splitlines()[-1]
-    assert last.startswith(f"process {me} of 2 has ended before it met the others at {address}, for which it waits 4 s")
+    assert last.startswith(f"process {me} of 2 has ended before it met the others at {address}, for which it waits 2 s")
 
 
 @pytest.mark.parametrize("several", [2, 3])
 def test_every_process_gets_what_all_have(several):
-    for status, output, errors, _ in together("exchanges", several):
+    for status, output, errors, _ in together("exchanges", several=several):
+        assert (status, output.splitlines()[-1]) == (0, "all exchanged"), errors
+
+
+def slurm(several, me):
+    names = ("JOB_ID", "STEP_NODELIST", "STEP_NUM_NODES", "NTASKS", "PROCID", "LOCALID")
+    return {
+        f"SLURM_{name}": str(value) for name, value in zip(names, (7, "127.0.0.1", 1, several, me, me), strict=True)
+    }
+
+
+def open_mpi(several, me):
+    size = {"SIZE": several, "RANK": me, "LOCAL_RANK": me}
+    address = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
+    return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in size.items()} | address
+
+
+@pytest.mark.parametrize("cluster", [slurm, open_mpi])
+def test_a_cluster_tells_who_is_who(cluster):
+    for status, output, errors, _ in together("exchanges", cluster=cluster):
         assert (status, output.splitlines()[-1]) == (0, "all exchanged"), errors
 
 
@@ -172,7 +198,7 @@ def test_rows_of_two_kinds_are_an_error_everywhere():
 
 
 def test_processes_wait_for_each_other_longer_than_a_heartbeat():
-    found = together("waits", heartbeat=2)
+    found = together("waits", heartbeat=3)
     assert [(status, output.splitlines()[-1]) for status, output, *_ in found] == [(0, "together")] * 2
     assert abs(found[0][3] - found[1][3]) < 2
 
@@ -199,7 +225,7 @@ def test_a_lost_process_ends_the_other_with_a_clear_message(name):
 
 
 def test_a_process_that_hangs_counts_as_lost():
-    ((status, _, errors, seconds),) = together("stopped", without=[1])
+    ((status, _, errors, seconds),) = together("stopped", only=1)
     assert status == -signal.SIGABRT
     last = errors.splitlines()[-1]
     assert last.startswith("process 0 of 2 has ended")
@@ -208,20 +234,14 @@ def test_a_process_that_hangs_counts_as_lost():
 
 
 def test_process_0_is_missed_at_once():
-    port = free_port()
-    running = [started("waits", port, 2, me, 25) for me in range(2)]
-    try:
-        time.sleep(6)  # both have met, and process 0 sleeps
-        running[0].kill()
+    with started("waits", heartbeat=25) as (lost, kept):
+        assert "met\n" in lost.stdout  # reads until then
+        lost.kill()
         began = time.monotonic()
-        _, errors = running[1].communicate(timeout=20)
+        _, errors = kept.communicate(timeout=60)
         assert time.monotonic() - began < 10
-        assert running[1].returncode in (1, -signal.SIGABRT)
+        assert kept.returncode in (1, -signal.SIGABRT)
         assert errors.splitlines()[-1].endswith(AGAIN)
-    finally:
-        for process in running:
-            process.kill()
-            process.communicate()
 
 
 def test_an_exception_in_one_process_ends_all():

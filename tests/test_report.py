@@ -1,4 +1,4 @@
-"""What a reader sees: numbers, bands, and `claims.md`, in which every experiment owns one section."""
+"""What a reader sees: numbers, bands, and the table at the end."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from rich.console import Console
 
 from research import report
 from research.experiment import Finding
@@ -49,19 +50,13 @@ def test_a_section_of_a_docstring_is_one_line():
     assert report.section(DOCUMENTATION, "Control") == ""
 
 
-def test_claims_keep_one_section_an_experiment_whatever_the_order(tmp_path):
-    path = tmp_path / "claims.md"
-    for name, estimate in (("second", 0.5), ("first", 0.25), ("second", 3.0)):
-        report.write_claims(path, outcome(name, estimate, tmp_path))
-    text = path.read_text(encoding="utf-8")
-    assert text.index("## family / first") < text.index("## family / second")
-    assert text.count("## family / second") == 1
-    assert "0.25 [0.25, 0.25] | supported" in text
-    assert "3 [3, 3] | not yet: at t = 10⁹" in text
-    assert "0.5 [0.5" not in text
-    assert "a \\| b" in text
-    assert "[arXiv:1710.10345](https://arxiv.org/abs/1710.10345), Theorem 3" in text
-    assert "[figure](family/first.png) · 2 runs, 1 diverged · 2 × cpu · 3 s" in text
-    again = path.read_bytes()
-    report.write_claims(path, outcome("second", 3.0, tmp_path))
-    assert path.read_bytes() == again
+@pytest.mark.parametrize("columns", [150, 80])
+def test_the_table_shows_what_failed_with_its_reason(columns, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "_console", lambda: Console(width=columns, highlight=False))
+    failures = [report.Unjudged("second", "no [oracle]", "failed"), report.Unjudged("third", "--fail-fast", "not run")]
+    report.findings([outcome("first", 0.25, tmp_path), *failures])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["second", "no", "[oracle]", "failed"] in rows
+    assert ["third", "--fail-fast", "not", "run"] in rows
+    (first,) = [row for row in rows if row[:1] == ["first"]]
+    assert first[-1] == "supported"

@@ -1,6 +1,7 @@
 """One of the processes that a test starts: `python together.py PORT COUNT INDEX HEARTBEAT NAME`, NAME being a function.
 
-What a function returns is printed as the last line. Process 1 is the one that gets lost.
+Without a PORT (0) a cluster's variables tell the rest. What the function returns is printed as the last line. Process 1
+is the one that gets lost.
 """
 
 import os
@@ -147,5 +148,7 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 4 // several)
     layout.prepare()
     if several > 1:
-        processes.initialize(f"127.0.0.1:{port}", several, me, heartbeat=heartbeat, patience=PATIENCE)
+        given = (f"127.0.0.1:{port}", several, me) if port else ()
+        processes.initialize(*given, heartbeat=heartbeat, patience=PATIENCE)
+        print("met", flush=True)
     print(globals()[sys.argv[5]](), flush=True)
