@@ -1,4 +1,4 @@
-"""Every family, one after the other, then `results/claims.md`; `show FILE` prints a stored result."""
+"""Every family, one after the other, then `results/claims.md`; `show FILE` prints a stored result, `merge` joins parts."""
 
 import pkgutil
 import sys
@@ -22,10 +22,16 @@ def show(path: Path) -> int:
 
 
 if __name__ == "__main__":
+    families = sorted(
+        f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg
+    )
     if sys.argv[1:2] == ["show"]:
         if len(sys.argv) != 3:
             report.error("usage: python -m experiments show FILE.nc")
             sys.exit(2)
         sys.exit(show(Path(sys.argv[2])))
-    families = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
-    sys.exit(run([f"experiments.{family}" for family in sorted(families)], sys.argv[1:]))
+    if sys.argv[1:2] == ["merge"]:
+        from research.merge import merge
+
+        sys.exit(merge(families, sys.argv[2:]))
+    sys.exit(run(families, sys.argv[1:]))

@@ -88,8 +88,13 @@ def precision(name: Precision) -> Iterator[None]:
 
 def device() -> str:
     """The devices in words, for provenance: `2 × cpu`, `1 × NVIDIA H200`."""
-    devices = jax.local_devices()
-    return f"{len(devices)} × {devices[0].device_kind}"
+    found = devices()
+    return f"{len(found)} × {found[0].device_kind}"
+
+
+def devices() -> list[jax.Device]:
+    """All devices of all processes."""
+    return jax.devices() if jax.process_count() > 1 else jax.local_devices()
 
 
 def caution(name: Precision) -> str:
@@ -188,8 +193,8 @@ def laid(runs: int, lanes: int | None, working_set: int, run_bytes: int, memory:
 
     A step of one run touches `working_set` bytes; its state and records take `run_bytes`.
     """
-    devices = jax.devices() if jax.process_count() > 1 else jax.local_devices()
-    mesh = Mesh(np.array(devices[: runs if jax.process_count() == 1 else None]), ("run",), axis_types=(AxisType.Auto,))
+    used = devices()[: runs if jax.process_count() == 1 else None]
+    mesh = Mesh(np.array(used), ("run",), axis_types=(AxisType.Auto,))
     here, share = len(mesh.local_devices), -(-runs // mesh.size)
     fitting = lambda room: max(1, int(room // (2 * max(1, run_bytes) * here)))  # twice: a copy on its way to the host
     lanes = min(share, fitting(memory), lanes or lanes_for(share, working_set))

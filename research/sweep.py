@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from research import assembly, layout
+from research import assembly, layout, processes
 from research.axes import Grid, grid, label
 from research.layout import Precision
 from research.program import Program
@@ -196,6 +196,7 @@ def sweep(
             key=key,
             precision=precision,
             device=layout.device(),
+            processes=processes.count(),
             wall_seconds=round(time.perf_counter() - began, 3),
             **work.facts,
         ),

@@ -1,14 +1,21 @@
 """The README tells the truth: its example works as pasted, and the commands it gives are those that are tested."""
 
+import json
 import os
 import re
+import shlex
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from research.command_line import run
-from research.experiment import designed, evaluate, members
+from research.command_line import _parser, run
+from research.experiment import designed, evaluate, members, names
+from research.parts import parsed
+from research.store import read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,3 +59,57 @@ def test_the_test_command_is_the_one_that_ci_runs():
     assert re.search(r'pip install -e "\.\[test\]" && pytest', command)
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def words_of(pattern):
+    """The arguments of the README's commands that match."""
+    return [shlex.split(line.partition("#")[0].rstrip(" &")) for line in re.findall(pattern, README, re.MULTILINE)]
+
+
+@pytest.mark.xdist_group("several")
+def test_two_processes_started_by_hand_end_with_one_result(tmp_path):
+    commands = words_of(r"^(python -m .*--coordinator .*)$")
+    assert len(commands) == 2
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    running = [
+        subprocess.Popen(
+            [sys.executable, *(word.replace("12345", str(port)) for word in words[1:]), "--results", str(tmp_path)],
+            cwd=ROOT,
+            env={**os.environ, "MPLBACKEND": "Agg"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for words in commands
+    ]
+    try:
+        said = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in running] == [0, 0], said
+    (path,) = tmp_path.rglob("*.nc")
+    name = commands[0][2].rpartition(".")[2]
+    assert path.parent.name == name
+    assert "supported" in said[0][0]
+    assert [line for line in said[1][0].splitlines() if not line.startswith("[Gloo]")] == []  # the first one speaks
+    stored = read(path)
+    assert json.loads(stored.attrs["provenance"])["processes"] == 2
+    package = f"experiments.{name}"
+    experiment = members(package)[commands[0][3]]
+    alone = evaluate(experiment._replace(design=designed(experiment, experiment.smoke)))
+    for variable in alone.data_vars:
+        np.testing.assert_allclose(stored[variable].values, alone[variable].values, rtol=1e-9, atol=1e-12)
+
+
+def test_the_commands_for_parts_are_taken_by_the_parser(tmp_path):
+    (shard,) = words_of(r"^(python -m .*--shard 3/16).*$")
+    assert parsed(shard[-1]) == (3, 16)
+    for words in words_of(r"^(python -m experiments\.\S+ .*)$"):
+        family = words[2]
+        name = f"experiments.{family.rpartition('.')[2]}"
+        available = [(name, each) for each in names(name)]
+        _parser([name], available).parse_args(words[3:])
