@@ -102,7 +102,7 @@ class Block:
         while spent < TRIAL and steps <= self.at[-1]:
             spent = self._advance(0, 0, steps) - drawing
             steps *= 4
-        batches = max(1, self.batches.max())
+        batches = processes.agreed(max(1, self.batches.max()))
         self.machine.drawing, self.machine.step = drawing / batches, max(1e-9, spent / (steps // 4) / batches)
 
     def given(self) -> Arrays:

@@ -135,6 +135,8 @@ def _ended(job: Job, options: argparse.Namespace, interruption: Interruption) ->
     began = time.perf_counter()
     try:
         outcome = carry_out(job, options, interruption)
+    except processes.ProcessLost:
+        raise
     except Exception as problem:
         return _failure(job, problem)
     if isinstance(outcome, report.Outcome):

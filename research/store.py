@@ -128,6 +128,8 @@ class Store:
 
     def save_part(self, facts: Mapping[str, Any]) -> None:
         """Say what the part of a sweep that will lie here is meant to be."""
+        if not processes.first():
+            return
         with replacing(self.cells / PART) as temporary:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
 

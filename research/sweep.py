@@ -172,7 +172,7 @@ def sweep(
     ):
         return stored[stored.attrs["swept"].split()]
     began = time.perf_counter()
-    budget = memory or layout.memory()
+    budget = int(-processes.agreed(-(memory or layout.memory())))  # the smallest: all processes share one layout
     shapes = [assembly.Cell(cell.points, cell.program.shape) for cell in planned.cells]
     gathered = assembly.Assembly(planned.grid, seeds, shapes, budget, place.path.parent if place else None)
     parts = [(0, seeds * len(cell.points)) for cell in planned.cells]

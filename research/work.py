@@ -170,7 +170,7 @@ class Work:
             if (
                 self.options.lanes is None
                 and jax.default_backend() == "cpu"
-                and predicted > max(PAYS * machine.seconds, SHORT)
+                and predicted > max(PAYS * processes.agreed(machine.seconds), SHORT)
             ):
                 machine = self._fastest(number, machine)
                 self.machines[number] = lambda: machine
