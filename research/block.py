@@ -41,12 +41,22 @@ class Machine:
     def __init__(self, program: Program, layout: Layout, compiled: Callable, pieces: Sequence[str]) -> None:
         self.program, self.layout = program, layout
         self.drawing, self.step, self.seconds = 0.0, 0.0, 0.0
-        self.pieces = {name: compiled(layout.spread(getattr(program, name), name == "advance")) for name in pieces}
+        self.compiled = compiled
+        self.pieces = {(name, layout.lanes): self._piece(name, layout) for name in pieces}
+
+    def piece(self, name: str, layout: Layout) -> Callable:
+        """The piece of that name, for another number of lanes where need be: compiled when it is first asked for."""
+        if (name, layout.lanes) not in self.pieces:
+            self.pieces[name, layout.lanes] = self._piece(name, layout)
+        return self.pieces[name, layout.lanes]
+
+    def _piece(self, name: str, layout: Layout) -> Callable:
+        return self.compiled(layout.spread(getattr(self.program, name), name == "advance"))
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """The data sets of each piece, on every device."""
-        return {name: self.layout.replicated(getattr(self.program, name).data) for name in self.pieces}
+        return {name: self.layout.replicated(getattr(self.program, name).data) for name, _ in self.pieces}
 
 
 class Block:
@@ -57,7 +67,7 @@ class Block:
         self.runs = share.stop - share.start
         own = share if self.runs else slice(1)  # a process without a run needs something to fill its slots with
         self.machine, self.rows = machine, jax.tree.map(lambda leaf: leaf[own], mapped)
-        self.at = machine.program.shape.at
+        self.layout, self.at = machine.layout, machine.program.shape.at
         self.strides = np.diff(self.at, prepend=0).astype(np.int32)
         self.record, self.taken = 0, 0
         self.live = np.ones(self.runs, bool)
@@ -113,19 +123,19 @@ class Block:
 
     def _arrange(self, runs: np.ndarray, live: int) -> None:
         """Deal the runs over the slots; the first `live` of them will be worked on."""
-        self.slots, self.batches = self.machine.layout.arranged(runs, live)
+        self.slots, self.batches = self.layout.arranged(runs, live)
         self._place()
 
     def _place(self) -> None:
         """Put the rows of each slot on its device; an empty slot repeats the first run, and is never read."""
         filled = np.maximum(self.slots, 0)
-        self.mapped = self.machine.layout.sharded(jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self.rows))
+        self.mapped = self.layout.sharded(jax.tree.map(lambda leaf: np.asarray(leaf)[filled], self.rows))
 
     def _call(self, piece: str, carry: Any, shared: tuple) -> Any:
-        machine = self.machine
-        batches = machine.layout.sharded(self.batches.astype(np.int32))
-        shared = machine.layout.replicated(tuple(np.asarray(each, np.int32) for each in shared))
-        return jax.block_until_ready(machine.pieces[piece](self.mapped, carry, batches, machine.data[piece], shared))
+        call, layout = self.machine.piece(piece, self.layout), self.layout
+        batches = layout.sharded(self.batches.astype(np.int32))
+        shared = layout.replicated(tuple(np.asarray(each, np.int32) for each in shared))
+        return jax.block_until_ready(call(self.mapped, carry, batches, self.machine.data[piece], shared))
 
     def _advance(self, first: int, last: int, rest: int) -> float:
         """Go on by these recordings and steps; the seconds it took, on the slowest process."""
@@ -151,14 +161,23 @@ class Block:
 
     def _pack(self) -> None:
         """Bring the runs that go on to the front of each device's slots, where that saves work."""
-        live, layout = self.live, self.machine.layout
-        if not self.runs or layout.batches(int(live.sum())) > SAVED * self.batches.max():
+        live, narrowed = self.live, self._narrowed()
+        saves = narrowed.batches(int(live.sum())) <= SAVED * self.batches.max()
+        if not self.runs or not (saves or narrowed.lanes < self.layout.lanes):
+            self.layout = narrowed
             return
+        self.layout = layout = narrowed
         former = np.empty(self.runs, int)
         former[self.slots[self.slots >= 0]] = np.flatnonzero(self.slots >= 0)
         self._arrange(np.r_[np.flatnonzero(live), np.flatnonzero(~live)], int(live.sum()))
         came = former[np.maximum(self.slots, 0)]
         self.carry = layout.sharded(jax.tree.map(lambda leaf: local(leaf)[came], self.carry))
+
+    def _narrowed(self) -> Layout:
+        """The layout for the runs that go on, where what is ahead of them is worth a compilation."""
+        narrowed = self.layout.narrowed(int(processes.agreed(self.live.sum())))
+        ahead = self.machine.step * int(self.at[-1] - self.taken)
+        return narrowed if processes.agreed(ahead) > processes.agreed(self.machine.seconds) else self.layout
 
     def _by_run(self, rows: np.ndarray) -> np.ndarray:
         answer = np.empty((self.runs, *rows.shape[1:]), rows.dtype)
@@ -169,9 +188,10 @@ class Block:
     def _results(self) -> Arrays:
         arrays = {name: self._by_run(local(leaf)) for name, leaf in self.carry.records.items()}
         status, ended = (self._by_run(local(leaf)) for leaf in (self.carry.status, self.carry.ended_at))
-        for run in np.flatnonzero(status == STOPPED):
-            for values in arrays.values():
-                values[run, ended[run] + 1 :] = values[run, ended[run]]
+        stopped = np.flatnonzero(status == STOPPED)
+        shown = np.minimum(np.arange(len(self.at)), ended[stopped, None])  # a run that has stopped stays what it was
+        for values in arrays.values():
+            values[stopped] = values[stopped[:, None], shown]
         diverged = status == DIVERGED
         arrays |= {"diverged": diverged, "diverged_at": np.where(diverged, self.at[ended], -1)}
         return {name: processes.gathered(values) for name, values in arrays.items()}
@@ -180,8 +200,7 @@ class Block:
         """Keep all that the block needs to go on."""
         if kept is None:
             return
-        layout = self.machine.layout
-        header = [layout.mesh.size, layout.lanes, layout.each, self.record, self.taken]
+        header = [*_signature(self.machine.layout), self.layout.lanes, self.record, self.taken]
         arrays = {"header": np.array(header), "strides": self.strides.copy()}
         own = {"slots": self.slots, "batches": self.batches}
         own |= {f"leaf-{i}": np.array(local(leaf)) for i, leaf in enumerate(jax.tree.leaves(self.carry))}
@@ -190,18 +209,23 @@ class Block:
     def _resumed(self, kept: Kept | None) -> bool:
         """Whether the block goes on from a state that was kept under the same layout."""
         stored = kept.load() if kept is not None else None
-        layout = self.machine.layout
-        if stored is None or stored["header"][:3].tolist() != [layout.mesh.size, layout.lanes, layout.each]:
+        if stored is None or stored["header"][:3].tolist() != _signature(self.layout):
             return False
         part = processes.share(len(stored["slots"]))
-        self.record, self.taken = map(int, stored["header"][3:])
+        lanes, self.record, self.taken = map(int, stored["header"][3:])
+        self.layout = self.layout._replace(lanes=lanes)
         self.strides = stored["strides"].copy()
         self.slots, self.batches = stored["slots"][part], stored["batches"][processes.share(len(stored["batches"]))]
         self._place()
         leaves = [stored[f"leaf-{i}"][part] for i in range(len(stored) - 4)]
-        self.carry = layout.sharded(jax.tree.unflatten(jax.tree.structure(self.machine.program.start.answer), leaves))
+        structure = jax.tree.structure(self.machine.program.start.answer)
+        self.carry = self.layout.sharded(jax.tree.unflatten(structure, leaves))
         self._look()
         return True
+
+
+def _signature(layout: Layout) -> list[int]:
+    return [layout.mesh.size, layout.lanes, layout.each]
 
 
 def local(array: jax.Array) -> np.ndarray:

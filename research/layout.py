@@ -25,6 +25,7 @@ Precision = Literal["float32", "float64"]
 L2_CACHE = 1 << 20  # bytes; what a core of today's machines has, within a factor of two
 SHARE = 0.25  # of the memory of host and device that a sweep plans with, unless it is told
 BLOCK = 1 << 27  # bytes of runs that a CPU works on at once: more would not be faster, only larger
+HALVINGS = 64  # what the lanes of an accelerator are a multiple of, so that they can be halved as runs end
 ALONG, WHOLE = PartitionSpec("run"), PartitionSpec()
 
 
@@ -133,6 +134,16 @@ class Layout(NamedTuple):
         """Batches on the fullest device of this process when it has `runs` runs."""
         return math.ceil(math.ceil(runs / self.here) / self.lanes)
 
+    def narrowed(self, live: int) -> "Layout":
+        """With half the lanes, or a quarter …, as long as they take the `live` runs of a process in one batch.
+
+        For accelerators, which take all slots at once; on a CPU the batches behind the live runs are left out instead.
+        """
+        lanes = self.lanes
+        while jax.default_backend() != "cpu" and lanes % 2 == 0 and lanes // 2 * self.here >= max(1, live):
+            lanes //= 2
+        return self._replace(lanes=lanes)
+
     def sharded(self, rows: Any) -> Any:
         """Rows of this process (slots along axis 0) on its devices, as parts of arrays over the whole mesh."""
         along = NamedSharding(self.mesh, ALONG)
@@ -203,6 +214,8 @@ def laid(runs: int, lanes: int | None, working_set: int, run_bytes: int, memory:
         each = min(each, max(lanes, fitting(BLOCK)))
     batches = -(-each // lanes)
     even = -(-each // batches)  # batches of equal size, so that the last is not mostly empty
+    if jax.default_backend() != "cpu" and even > 2 * HALVINGS:
+        even = (-(-even // HALVINGS) if share <= even else even // HALVINGS) * HALVINGS
     return Layout(mesh, even, even * batches)
 
 

@@ -259,6 +259,7 @@ class Work:
         if not layout.exhausted(problem) or lanes == 1 or processes.count() > 1:
             raise problem
         log.warning("Out of memory with %d runs in flight on a device: going on with %d.", lanes, lanes // 2)
+        self.options = self.options._replace(lanes=lanes // 2)
         self.machines[number] = self._submitted(number, lanes // 2)
 
 

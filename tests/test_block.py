@@ -152,3 +152,25 @@ def test_what_is_done_is_kept_when_the_caller_wants_to_end(monkeypatch):
         resumed = made().computed(shares.append, Kept(lambda: state, states.append, 1e9))
         assert shares[0] > 0.6
         np.testing.assert_array_equal(resumed["value"], whole["value"])
+
+
+def test_on_an_accelerator_the_lanes_halve_as_runs_end(monkeypatch):
+    axes = {"rate": tuple(np.r_[np.linspace(2.0, 2.9, 13), 0.5, 0.6, 0.7]), "limit": 10.0}
+    plain = sweep(growth, axes, seeds=1)
+    lanes, advance = [], Block._advance
+
+    def counted(block, *arguments):
+        lanes.append(block.layout.lanes)
+        return advance(block, *arguments)
+
+    monkeypatch.setattr(Block, "_advance", counted)
+    monkeypatch.setattr(Block, "_steps", lambda block: 3)
+    monkeypatch.setattr(Block, "time", lambda block: setattr(block.machine, "step", 1e9))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    bitwise(sweep(growth, axes, seeds=1), plain)
+    assert lanes[0] == 8  # on each of two devices
+    assert lanes[-1] == 2
+    monkeypatch.setattr(Block, "time", lambda block: setattr(block.machine, "step", 1e-9))
+    lanes.clear()
+    bitwise(sweep(growth, axes, seeds=1), plain)
+    assert set(lanes) == {8}  # not worth a compilation
