@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from research.piece import Piece
+from research.piece import Decomposing, Piece
 
 Precision = Literal["float32", "float64"]
 L2_CACHE = 1 << 20  # bytes; what a core of today's machines has, within a factor of two
@@ -34,9 +34,9 @@ def prepare() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    # Each device's program sits on a thread of XLA's pool, which has $NPROC of them, and a batched LAPACK call inside
-    # it waits for others: with one thread a device, two devices wait for ever (seen with a batched SVD, jax 0.10.2).
-    os.environ.setdefault("NPROC", str(8 * _cores()))
+    # $NPROC is the size of XLA's pool of threads, over which matrix products are split even where Eigen's are not. With
+    # one thread, devices work side by side without it: products twice as fast as with one a core (jax 0.10.2).
+    os.environ.setdefault("NPROC", "1")
     _keep_compilations()
     config: Any = jax.config
     if config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in flags:
@@ -84,6 +84,16 @@ def precision(name: Precision) -> Iterator[None]:
     if name not in get_args(Precision):
         raise ValueError(f"precision takes {' or '.join(get_args(Precision))}, got {name!r}")
     with jax.enable_x64(name == "float64"), jax.default_matmul_precision("highest"):
+        yield
+
+
+@contextlib.contextmanager
+def single_threaded_decompositions() -> Iterator[None]:
+    """The context in which LAPACK has one thread: every core has its device, and more would wait for each other."""
+    import scipy.linalg  # noqa: F401  XLA's LAPACK is SciPy's, which has to be there to be limited
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
         yield
 
 
@@ -199,12 +209,20 @@ class Layout(NamedTuple):
         return jax.jit(mapped_over, donate_argnums=(1,) if carried else ()).lower(*shapes)
 
 
-def laid(runs: int, lanes: int | None, working_set: int, run_bytes: int, memory: int) -> Layout:
+def laid(
+    runs: int, lanes: int | None, working_set: int, run_bytes: int, memory: int, decomposing: Decomposing = "nothing"
+) -> Layout:
     """The layout for blocks of a cell of `runs` runs: even batches, as many slots as `memory` has room for.
 
-    A step of one run touches `working_set` bytes; its state and records take `run_bytes`.
+    A step of one run touches `working_set` bytes; its state and records take `run_bytes`. On a CPU a batched LAPACK call
+    waits for XLA's pool of threads: two devices in such calls wait for ever (jax 0.10.2 and 0.12). So a program that is
+    `decomposing` matrices takes one run at a time, where no call is batched, and else one device of each process.
     """
     used = devices()[: runs if jax.process_count() == 1 else None]
+    if decomposing != "nothing" and jax.default_backend() == "cpu":
+        lanes = lanes or 1
+        if decomposing == "batches" or lanes > 1:
+            used = [next(device for device in used if device.process_index == i) for i in range(jax.process_count())]
     mesh = Mesh(np.array(used), ("run",), axis_types=(AxisType.Auto,))
     here, share = len(mesh.local_devices), -(-runs // mesh.size)
     fitting = lambda room: max(1, int(room // (2 * max(1, run_bytes) * here)))  # twice: a copy on its way to the host

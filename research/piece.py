@@ -4,15 +4,18 @@ Constants would be copied into the program's text, its compilation and every cac
 array on each device, and two cells that differ in nothing but their data share one compiled program.
 """
 
+import functools
 import hashlib
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+Decomposing = Literal["nothing", "matrices", "batches"]
 DATA = 1024  # bytes from which a constant is data; smaller ones are left to the compiler's constant folding
 
 
@@ -42,14 +45,26 @@ class Piece:
         ]  # some are literals
         return jax.tree.unflatten(structure, typed)
 
-    def address(self) -> str:
-        """The content address: the lowered program and the bytes of its data."""
+    @functools.cached_property
+    def text(self) -> str:
+        """The lowered program, without its data."""
 
         def piece(data: list[Any], *arguments: Any) -> Any:
             return self(data, *arguments)
 
-        lowered = jax.jit(piece).trace(self.data, *self.arguments).lower(lowering_platforms=("cpu",))
-        digest = hashlib.sha256(lowered.as_text().encode())
+        return jax.jit(piece).trace(self.data, *self.arguments).lower(lowering_platforms=("cpu",)).as_text()
+
+    @property
+    def decomposing(self) -> Decomposing:
+        """Whether the program calls LAPACK or BLAS on a CPU, and if so with single matrices or with batches of them."""
+        operands = re.findall(r"custom_call @(?:lapack|blas)_\w+\(.*?\) .*: \(tensor<([^>]*)>", self.text)
+        if not operands:
+            return "nothing"
+        return "batches" if any(operand.count("x") > 2 for operand in operands) else "matrices"
+
+    def address(self) -> str:
+        """The content address: the lowered program and the bytes of its data."""
+        digest = hashlib.sha256(self.text.encode())
         for value in self.data:
             digest.update(repr((value.shape, str(value.dtype))).encode() + value.tobytes())
         return digest.hexdigest()

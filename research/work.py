@@ -1,13 +1,14 @@
 """The runs of a plan, done: what is stored is read, what is missing is computed block by block, and kept."""
 
 import collections
+import contextlib
 import functools
 import hashlib
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import xarray as xr
 from research import assembly, layout, processes
 from research.assembly import Arrays
 from research.block import Block, Kept, Machine
+from research.piece import Decomposing
 
 Put = Callable[[int, int, Arrays], None]
 Ranges = list[tuple[int, int]]
@@ -60,8 +62,9 @@ class Work:
 
     def __enter__(self) -> "Work":
         self.pool = ThreadPoolExecutor(1, "compilation")
-        self.context = layout.precision(self.planned.precision)
-        self.context.__enter__()
+        self.context = contextlib.ExitStack()
+        self.context.enter_context(layout.precision(self.planned.precision))
+        self.context.enter_context(layout.single_threaded_decompositions())
         self.missing = [self._missing(number) for number in range(len(self.parts))]
         self.machines = {
             number: self._submitted(number, self.options.lanes)
@@ -170,6 +173,7 @@ class Work:
             if (
                 self.options.lanes is None
                 and jax.default_backend() == "cpu"
+                and self._decomposing(number) == "nothing"
                 and predicted > max(PAYS * processes.agreed(machine.seconds), SHORT)
             ):
                 machine = self._fastest(number, machine)
@@ -229,6 +233,11 @@ class Work:
     def _block(self, number: int, machine: Machine, runs: np.ndarray) -> Block:
         return Block(machine, self.planned.cells[number].mapped(self.planned.keys, runs))
 
+    def _decomposing(self, number: int) -> Decomposing:
+        program = self.planned.cells[number].program
+        pieces = [getattr(program, name) for name in self._pieces(number)]
+        return max((piece.decomposing for piece in pieces), key=get_args(Decomposing).index)
+
     def _submitted(self, number: int, lanes: int | None) -> Callable[[], Machine]:
         return self.pool.submit(self._built, number, lanes).result
 
@@ -239,7 +248,14 @@ class Work:
         shape = cell.program.shape
         began = time.perf_counter()
         with layout.precision(self.planned.precision):
-            laid = layout.laid(max(1, last - first), lanes, shape.working_set, shape.run_bytes, self.options.memory)
+            laid = layout.laid(
+                max(1, last - first),
+                lanes,
+                shape.working_set,
+                shape.run_bytes,
+                self.options.memory,
+                self._decomposing(number),
+            )
             self.laid[number] = laid
             machine = Machine(cell.program, laid, self._compiled, self._pieces(number))
         machine.seconds = time.perf_counter() - began

@@ -1,14 +1,21 @@
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
 from research import layout
 from research.piece import Piece
+from research.sweep import sweep
 
 AMPLE = 1 << 40
+
+
+class Singular(NamedTuple):
+    values_of: Float[Array, "rank"]
 
 
 def test_batches_are_even_and_hold_all_runs(devices):
@@ -119,16 +126,33 @@ def test_prepare_leaves_a_choice_of_the_user_alone(monkeypatch):
     monkeypatch.delenv("NPROC")
     layout.prepare()
     assert layout.os.environ["XLA_FLAGS"] == "--other=1 --xla_cpu_multi_thread_eigen=false"
-    assert int(layout.os.environ["NPROC"]) >= 8  # threads for batched LAPACK calls on every device
+    assert layout.os.environ["NPROC"] == "1"
 
 
-def test_batched_decompositions_on_two_devices_do_not_wait_for_each_other(devices):
-    matrices = np.random.default_rng(0).normal(size=(16, 8, 8)).astype("float32")
-    singular = lambda mapped: jnp.linalg.svd(mapped[0], compute_uv=False)
-    piece = Piece(singular, (jax.ShapeDtypeStruct((8, 8), "float32"),))
-    answer = spread(layout.laid(16, 4, 1, 1, AMPLE), piece, False, (matrices,), None, 16)
-    np.testing.assert_allclose(answer, np.linalg.svd(matrices, compute_uv=False), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("lanes", [None, 4])
+@pytest.mark.parametrize("batched", [False, True])
+def test_decompositions_on_two_devices_do_not_wait_for_each_other(devices, lanes, batched):
+    def simulate(key, scale: float, *, size: int = 40):
+        matrix = jnp.sin(scale * jnp.arange(1.0, 1 + 3 * size**2)).reshape(3, size, size)
+        singular = lambda each: jnp.linalg.svd(each, compute_uv=False)
+        return Singular(jax.vmap(singular)(matrix)[0] if batched else singular(matrix[0]))
+
+    scales = np.linspace(1, 2, 32)
+    dataset = sweep(simulate, {"scale": scales}, lanes=lanes)
+    for scale, found in zip(scales, dataset.values_of.values[0], strict=True):
+        matrix = np.sin(scale * np.arange(1.0, 1601)).reshape(40, 40)
+        np.testing.assert_allclose(found, np.linalg.svd(matrix, compute_uv=False), rtol=1e-9, atol=1e-12)
     assert layout.device() == f"{devices} × cpu"
+
+
+def test_a_program_that_decomposes_matrices_is_laid_out_for_it(devices):
+    one = layout.laid(32, None, 1, 1, AMPLE, "matrices")
+    assert (one.lanes, one.mesh.size) == (1, devices)
+    assert (
+        layout.laid(32, 4, 1, 1, AMPLE, "matrices").lanes,
+        layout.laid(32, 4, 1, 1, AMPLE, "matrices").mesh.size,
+    ) == (4, 1)
+    assert layout.laid(32, None, 1, 1, AMPLE, "batches").mesh.size == 1
 
 
 def test_what_was_measured_is_remembered_in_the_users_cache(tmp_path, monkeypatch, request):
