@@ -214,9 +214,9 @@ def laid(
 ) -> Layout:
     """The layout for blocks of a cell of `runs` runs: even batches, as many slots as `memory` has room for.
 
-    A step of one run touches `working_set` bytes; its state and records take `run_bytes`. On a CPU a batched LAPACK call
-    waits for XLA's pool of threads: two devices in such calls wait for ever (jax 0.10.2 and 0.12). So a program that is
-    `decomposing` matrices takes one run at a time, where no call is batched, and else one device of each process.
+    A step of one run touches `working_set` bytes; its state and records take `run_bytes`. On a CPU a batched LAPACK
+    call waits for XLA's pool of threads: two devices in such calls wait for ever (seen with jax 0.10.2). So a program
+    that is `decomposing` matrices takes one run at a time, where no call is batched, else one device of each process.
     """
     used = devices()[: runs if jax.process_count() == 1 else None]
     if decomposing != "nothing" and jax.default_backend() == "cpu":
