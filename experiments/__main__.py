@@ -1,4 +1,4 @@
-"""Every family, one after the other, then `results/claims.md`; `show FILE` prints a stored result, `merge` joins parts."""
+"""Every family, then `results/claims.md`; `show FILE` prints a stored result, `merge` joins the parts of sweeps."""
 
 import pkgutil
 import sys

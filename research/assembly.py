@@ -16,6 +16,7 @@ import xarray as xr
 
 from research.axes import Grid
 from research.program import Shape
+from research.store import reserve
 
 Arrays = dict[str, np.ndarray]
 ALWAYS = ("diverged", "diverged_at")
@@ -134,6 +135,7 @@ def _room(shape: tuple[int, ...], dtype: Any, fill: float, folder: Path | None) 
         return np.full(shape, fill, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
+        reserve(file.fileno(), int(np.prod(shape, dtype=int)) * np.dtype(dtype).itemsize)
         array = np.memmap(file, dtype, "w+", shape=shape)
     for row in array:
         row[...] = fill

@@ -108,6 +108,8 @@ def _unjudged(ended: Any) -> bool:
 
 def _together(options: argparse.Namespace) -> None:
     """Meet the other processes where there are any."""
+    if options.shard and options.distributed:
+        raise ValueError("--shard and --distributed do not go together: parts need no connection")
     by_hand = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed or any(value is not None for value in by_hand):
         from research import layout
@@ -191,7 +193,7 @@ def _parser(packages: list[str], available: list[tuple[str, str]]) -> argparse.A
     runs.add_argument("--fail-fast", action="store_true", help="end at the first experiment that fails")
     runs.add_argument("--memory", type=_gibibytes, metavar="GIB", help="what to plan with; default: a quarter of it")
     runs.add_argument(
-        "--checkpoint", type=float, default=30.0, metavar="SECONDS", help="work between two copies of the state: 30"
+        "--checkpoint", type=_seconds, default=30.0, metavar="SECONDS", help="work between two copies of the state: 30"
     )
     runs.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
     several = parser.add_argument_group("on several machines")
@@ -201,6 +203,14 @@ def _parser(packages: list[str], available: list[tuple[str, str]]) -> argparse.A
     several.add_argument("--num-processes", type=int, metavar="N", help="how many processes there are")
     several.add_argument("--process-id", type=int, metavar="I", help="which one of them this is, from 0")
     return parser
+
+
+def _seconds(text: str) -> float:
+    """Seconds, 0 for every segment. Raises ValueError, which argparse turns into an error that names the argument."""
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"seconds, 0 or more, got {text!r}")
+    return seconds
 
 
 def _gibibytes(text: str) -> int:

@@ -29,10 +29,17 @@ def carry_out(job: Job, options: argparse.Namespace, interruption: Interruption)
             return _computed(job, options, interruption)
         swept = _swept(job, options, interruption)
         if not processes.first():
+            if (said := processes.told(None)) is not None:
+                raise RuntimeError(said.decode())
             return report.Unjudged(job.name, "judged by process 0", "part")
-        outcome = _judged(job, swept, interruption)
-        report.experiment(outcome)
-        _drawn(job, outcome, interruption)
+        try:
+            outcome = _judged(job, swept, interruption)
+            report.experiment(outcome)
+            _drawn(job, outcome, interruption)
+        except Exception as problem:
+            processes.told(f"process 0 failed to judge {job.name}: {problem}".encode())
+            raise
+        processes.told(None)
     return outcome
 
 
@@ -91,6 +98,8 @@ def _computed(job: Job, options: argparse.Namespace, interruption: Interruption)
     from research.sweep import sweep_part
 
     experiment, words = job.experiment, "{}/{}".format(*job.part or (1, 1))
+    if options.fresh:
+        Store(job.path).drop_cells()
     axes = dict(experiment.design)
     about = {"package": job.package, "name": job.name, "design": job.design, "overrides": job.overrides}
     with _progress(interruption) as progress:

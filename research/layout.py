@@ -5,11 +5,8 @@ device with threads by up to five times, and the best number of lanes keeps thei
 """
 
 import contextlib
-import hashlib
-import json
 import math
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -19,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from research import cache
 from research.piece import Decomposing, Piece
 
-Precision = Literal["float32", "float64"]
+Precision = Literal["float32", "float64", "tensorfloat32", "bfloat16"]
 L2_CACHE = 1 << 20  # bytes; what a core of today's machines has, within a factor of two
 SHARE = 0.25  # of the memory of host and device that a sweep plans with, unless it is told
 BLOCK = 1 << 27  # bytes of runs that a CPU works on at once: more would not be faster, only larger
@@ -37,37 +35,11 @@ def prepare() -> None:
     # $NPROC is the size of XLA's pool of threads, over which matrix products are split even where Eigen's are not. With
     # one thread, devices work side by side without it: products twice as fast as with one a core (jax 0.10.2).
     os.environ.setdefault("NPROC", "1")
-    _keep_compilations()
+    cache.keep_compilations()
     config: Any = jax.config
     if config.jax_num_cpu_devices == -1 and "host_platform_device_count" not in flags:
         with contextlib.suppress(RuntimeError):  # the backend is up: its devices are what they are
             config.update("jax_num_cpu_devices", _cores())
-
-
-def _keep_compilations() -> None:
-    """Keep compiled programs in the user's cache folder, one folder a kind of processor (its code is native).
-
-    JAX's own variables move it (JAX_COMPILATION_CACHE_DIR) or disable it (JAX_ENABLE_COMPILATION_CACHE=false).
-    """
-    config: Any = jax.config
-    if config.jax_compilation_cache_dir is None:
-        config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def cache_folder() -> Path:
-    """The user's folder for what can always be made anew, on this kind of processor."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "implicit-bias-laboratory" / _processor()
-
-
-def _processor() -> str:
-    """The kind of processor, by its instruction set: machines that share a home may differ in it."""
-    facts = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()}-{hashlib.sha256((facts + platform.processor()).encode()).hexdigest()[:8]}"
 
 
 def _cores() -> int:
@@ -76,14 +48,16 @@ def _cores() -> int:
 
 @contextlib.contextmanager
 def precision(name: Precision) -> Iterator[None]:
-    """The context in which everything is computed: default dtype `name`, matrix products at full precision.
+    """The context in which everything is computed: default dtype and the precision of matrix products.
 
-    The second half matters on accelerators, whose default products keep 8 or 11 bits of the mantissa. Raises
-    ValueError for an unknown name.
+    `float64` and `float32` keep products at full precision, which matters on accelerators: their default products keep
+    8 or 11 bits of the mantissa. `tensorfloat32` and `bfloat16` are float32 with such products, for an experiment that
+    allows them; a CPU computes them like float32. Raises ValueError for an unknown name.
     """
     if name not in get_args(Precision):
         raise ValueError(f"precision takes {' or '.join(get_args(Precision))}, got {name!r}")
-    with jax.enable_x64(name == "float64"), jax.default_matmul_precision("highest"):
+    products = "highest" if name in ("float32", "float64") else name
+    with jax.enable_x64(name == "float64"), jax.default_matmul_precision(products):
         yield
 
 
@@ -272,26 +246,6 @@ def lanes_for(runs: int, working_set: int) -> int:
     if jax.default_backend() != "cpu":
         return max(1, runs)
     return max(1, min(256, runs, L2_CACHE // (2 * max(1, working_set))))
-
-
-def remembered() -> dict[str, int]:
-    """The numbers of lanes that were measured to be the best, by program and devices."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((cache_folder() / "lanes.json").read_text(encoding="utf-8"))
-    return {}
-
-
-def remember(name: str, lanes: int) -> None:
-    """Keep a measured number of lanes in the user's cache folder, unless caching is disabled."""
-    config: Any = jax.config
-    if not config.jax_enable_compilation_cache:
-        return
-    path = cache_folder() / "lanes.json"
-    temporary = path.with_name(f"lanes.{os.getpid()}.part")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({**remembered(), name: lanes}), encoding="utf-8")
-        temporary.replace(path)
 
 
 def check_lanes(lanes: int | None) -> None:

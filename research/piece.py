@@ -1,7 +1,7 @@
 """A pure function of one run as a jaxpr, with the data sets it closes over as arguments instead of constants.
 
 Constants would be copied into the program's text, its compilation and every cache of it; as arguments they are one
-array on each device, and two cells that differ in nothing but their data share one compiled program.
+array on each device for the whole sweep, and cells that differ in nothing but their data share one compiled program.
 """
 
 import functools

@@ -235,6 +235,7 @@ def _increasing(at: Any) -> np.ndarray:
     if isinstance(at, jax.Array):
         raise TypeError("Run.at must be a NumPy array: when to look is structure, not data")
     at = np.asarray(at)
+    at = at.astype(np.int64) if np.issubdtype(at.dtype, np.integer) else at  # unsigned differences would wrap
     if at.ndim != 1 or not at.size or not np.issubdtype(at.dtype, np.integer) or at[0] < 0 or (np.diff(at) <= 0).any():
         raise ValueError(f"Run.at takes increasing steps, 0 or later, got {at!r}")
     return at

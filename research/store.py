@@ -13,10 +13,11 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,14 @@ class Store:
             name: {"fletcher32": True} for name, values in dataset.data_vars.items() if values.size and values.ndim
         }
         with replacing(self.path) as temporary:
-            _reserve(temporary, dataset)
+            with temporary.open("wb") as file:
+                reserve(file.fileno(), _size(dataset))
             dataset.assign_attrs(format=FORMAT).to_netcdf(temporary, engine="h5netcdf", encoding=checked)
 
     def blocks(self, address: str) -> list[tuple[int, int]]:
         """The finished blocks of a cell, in order: (first run, behind the last)."""
-        names = [path.stem.removeprefix(f"{address}.") for path in self.cells.glob(f"{address}.*-*.npz")]
+        names = [path.name.removeprefix(f"{address}.") for path in self.cells.glob(f"{address}.*.npz")]
+        names = [name.removesuffix(".npz") for name in names if re.fullmatch(r"\d+-\d+\.npz", name)]
         names = json.loads(processes.told(json.dumps(names).encode()) or b"[]")
         return sorted((int(first), int(last)) for first, _, last in (name.partition("-") for name in names))
 
@@ -133,11 +136,12 @@ class Store:
         with replacing(self.cells / PART) as temporary:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
 
-    def drop_cells(self) -> None:
-        """Remove the finished blocks: the complete result holds them. What was set aside there stays."""
+    def drop_cells(self, addresses: Sequence[str] = ("",)) -> None:
+        """Remove the blocks and states of these cells, or of all: the result holds them. What was set aside stays."""
         if not processes.first():
             return
-        for kind in ("*.npz", "*.state", ".*.part", PART):
+        kinds = [f"{address}*.{kind}" for address in addresses for kind in ("npz", "state")]
+        for kind in (*kinds, *((".*.part", PART) if "" in addresses else ())):
             for path in self.cells.glob(kind):
                 path.unlink()
         with contextlib.suppress(OSError):
@@ -182,13 +186,19 @@ class Store:
         self.say(f"{path} cannot be used ({problem}); it is kept as {aside.name} and computed anew.")
 
 
-def _reserve(path: Path, dataset: xr.Dataset) -> None:
-    """Take the room that the dataset needs, or raise OSError: HDF5 ends the process where a disk fills up midway."""
-    text = sum(len(str(value).encode()) for value in dataset.attrs.values())
-    size = dataset.nbytes + 2 * text + 8192 * (1 + len(dataset.variables))
+def reserve(file: int, size: int) -> None:
+    """Take that many bytes on the disk for an open file, or raise OSError.
+
+    Where a disk fills up midway, HDF5 and memory-mapped files end the whole process.
+    """
     if hasattr(os, "posix_fallocate"):  # not on every system
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+        os.posix_fallocate(file, 0, max(1, size))
+
+
+def _size(dataset: xr.Dataset) -> int:
+    """Bytes that the dataset's file will take, at most."""
+    text = sum(len(str(value).encode()) for value in dataset.attrs.values())
+    return dataset.nbytes + 2 * text + 8192 * (1 + len(dataset.variables))
 
 
 @contextlib.contextmanager

@@ -48,6 +48,18 @@ class Cell(NamedTuple):
         _, types = self.program.signature
         return keys[seed], {name: np.asarray(values[point], types[name].dtype) for name, values in self.traced.items()}
 
+    def asking(self, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+        """Runs that between them have all that is given to any, and which of these has that of each (seed, point)."""
+        program, points = self.program, len(self.points)
+        if not program.shape.given:
+            return np.zeros(0, int), np.zeros((seeds, points), int)
+        needed = [self.traced[name] for name in self.traced if program.given_needs(name)]
+        table = np.stack(needed, axis=1) if needed else np.zeros((points, 1))
+        _, first, own = np.unique(table, axis=0, return_index=True, return_inverse=True)
+        drawn = seeds if program.given_needs("key") else 1
+        index = np.arange(drawn)[:, None] * len(first) + own.reshape(1, -1)
+        return (np.arange(drawn)[:, None] * points + first).ravel(), np.broadcast_to(index, (seeds, points))
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -86,7 +98,7 @@ class Plan:
     @functools.cached_property
     def keys(self) -> np.ndarray:
         """The data of each seed's key, `fold_in(key, i)`, at every grid point and whatever the number of seeds."""
-        return np.asarray(_keys(self.key, np.arange(self.seeds)))
+        return np.asarray(_keys(jax.random.key(self.key), np.arange(self.seeds)))
 
     def addresses(self) -> list[str]:
         """The content address of every cell, whatever the number of seeds; traces the programs, compiles nothing."""
@@ -97,7 +109,7 @@ class Plan:
 
 @jax.jit
 def _keys(key: Any, seeds: Any) -> jax.Array:
-    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(key), seeds))
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, seeds))
 
 
 def plan(
@@ -116,6 +128,7 @@ def plan(
         raise ValueError(f"seeds takes a positive integer, got {seeds!r}")
     if isinstance(key, bool) or not isinstance(key, int):
         raise ValueError(f"key takes an integer, got {key!r}")
+    layout.prepare()  # before JAX starts, which tracing does
     laid = grid(simulate, axes)
     with layout.precision(precision):
         cells = [
@@ -150,7 +163,7 @@ def sweep(
     run carries `diverged` and `diverged_at` (the first recorded step with a non-finite state or observable, or -1): its
     observables are NaN from that step on and its state is frozen. What is `given` has only the dimensions along which
     it differs. `memory` is what to plan with, in bytes (None: a quarter of the host's and the devices'); records beyond
-    it lie in a file. With a store the state is kept after every `checkpoint` seconds of work.
+    it lie in a file beside the store. With a store the state is kept after every `checkpoint` seconds of work.
 
     Raises ValueError or TypeError before anything is compiled, as `plan` does.
     """
@@ -170,6 +183,8 @@ def sweep(
         and stored.attrs["grid"] == described
         and stored.sizes["seed"] == seeds
     ):
+        if place:
+            place.drop_cells(addresses)  # of a process that was killed once the result was complete
         return stored[stored.attrs["swept"].split()]
     began = time.perf_counter()
     budget = int(-processes.agreed(-(memory or layout.memory())))  # the smallest: all processes share one layout

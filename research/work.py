@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from research import assembly, layout, processes
+from research import assembly, cache, layout, processes
 from research.assembly import Arrays
 from research.block import Block, Kept, Machine
 from research.piece import Decomposing
@@ -24,6 +25,7 @@ Ranges = list[tuple[int, int]]
 PAYS = 10  # times what it took to compile a program must be ahead before other numbers of lanes are tried
 SHORT = 10.0  # seconds ahead for which none are
 GAIN = 0.95  # of the time is what another number of lanes must come down to
+PIECES = ("start", "advance")
 log = logging.getLogger("research")
 
 
@@ -52,6 +54,7 @@ class Work:
         self.total = sum(last - first for first, last in parts)
         self.done, self.unsaved = 0, False
         self.programs: dict[str, Callable] = {}
+        self.placed: dict[bytes, Any] = {}
         self.laid: dict[int, layout.Layout] = {}
         self.facts: dict[str, Any] = {
             "cells": len(parts),
@@ -61,21 +64,26 @@ class Work:
         }
 
     def __enter__(self) -> "Work":
-        self.pool = ThreadPoolExecutor(1, "compilation")
-        self.context = contextlib.ExitStack()
-        self.context.enter_context(layout.precision(self.planned.precision))
-        self.context.enter_context(layout.single_threaded_decompositions())
-        self.missing = [self._missing(number) for number in range(len(self.parts))]
-        self.machines = {
-            number: self._submitted(number, self.options.lanes)
-            for number in range(len(self.parts))
-            if self._pieces(number)
-        }
+        numbers = range(len(self.parts))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(layout.precision(self.planned.precision))
+            stack.enter_context(layout.single_threaded_decompositions())
+            self.remembered = json.loads(processes.told(json.dumps(cache.remembered()).encode()) or b"{}")
+            self.missing = [self._missing(number) for number in numbers]
+            self.askings = [cell.asking(self.planned.seeds) for cell in self.planned.cells]
+            self.pool = ThreadPoolExecutor(1, "compilation")
+            stack.callback(self.pool.shutdown, wait=False, cancel_futures=True)
+            self.machines, self.givers = {}, {}
+            for number in numbers:
+                if self.missing[number]:
+                    self.machines[number] = self._submitted(number, self.options.lanes)
+                if self.options.giving and self.planned.cells[number].program.shape.given:
+                    self.givers[number] = self.pool.submit(self._giver, number).result
+            self.context = stack.pop_all()
         return self
 
     def __exit__(self, *problem: Any) -> None:
         self.context.__exit__(*problem)
-        self.pool.shutdown(wait=False, cancel_futures=True)
 
     def cell(self, number: int, put: Put) -> None:
         """Do the cell's part, and hand each stretch of runs to `put` as it is finished."""
@@ -105,31 +113,18 @@ class Work:
                 self._kept(functools.partial(self.place.save_block, address, first, last, arrays))
             put(first, last, arrays)
             self.done += last - first
+        self.machines.pop(number, None)
         self.options.progress(self.done, self.total, cell.name)
 
     def given(self, number: int) -> assembly.Given:
         """What the cell's runs are given: distinct values by name, and which of them each (seed, point) has."""
-        cell, seeds = self.planned.cells[number], self.planned.seeds
-        program, points = cell.program, len(cell.points)
-        if not program.shape.given:
-            return assembly.Given({}, np.zeros((seeds, points), int))
-        needed = [cell.traced[name] for name in cell.traced if program.given_needs(name)]
-        table = np.stack(needed, axis=1) if needed else np.zeros((points, 1))
-        _, first, own = np.unique(table, axis=0, return_index=True, return_inverse=True)
-        drawn = seeds if program.given_needs("key") else 1
-        runs = (np.arange(drawn)[:, None] * points + first).ravel()
-        machine = self.machines[number]()
+        runs, which = self.askings[number]
+        if not len(runs):
+            return assembly.Given({}, which)
+        machine = self.givers.pop(number)()
         room = machine.layout.each * machine.layout.mesh.size
         answers = [self._block(number, machine, runs[i : i + room]).given() for i in range(0, len(runs), room)]
-        values = {name: np.concatenate([answer[name] for answer in answers])[: len(runs)] for name in answers[0]}
-        index = np.arange(drawn)[:, None] * len(first) + own.reshape(1, -1)
-        del self.machines[number]  # and with it the data sets on the devices
-        return assembly.Given(values, np.broadcast_to(index, (seeds, points)))
-
-    def _pieces(self, number: int) -> list[str]:
-        """The pieces of the cell's program that its work needs."""
-        giving = self.options.giving and self.planned.cells[number].program.shape.given
-        return [*(["start", "advance"] if self.missing[number] else []), *(["given"] if giving else [])]
+        return assembly.Given({name: np.concatenate([each[name] for each in answers]) for name in answers[0]}, which)
 
     def _missing(self, number: int) -> Ranges:
         """The runs of the cell's part that no file holds, as far as names tell."""
@@ -173,6 +168,7 @@ class Work:
             if (
                 self.options.lanes is None
                 and jax.default_backend() == "cpu"
+                and self._name(number) not in self.remembered
                 and self._decomposing(number) == "nothing"
                 and predicted > max(PAYS * processes.agreed(machine.seconds), SHORT)
             ):
@@ -190,12 +186,6 @@ class Work:
 
     def _fastest(self, number: int, machine: Machine) -> Machine:
         """The machine with the best number of lanes, found by trying fourfold and quarter ones; it is remembered."""
-        name = f"{machine.program.advance.address()} {layout.device()}"
-        known = int(processes.agreed(layout.remembered().get(name, 0)))
-        if known:
-            machine = self._built(number, known)
-            self._timed(number, machine)
-            return machine
         best, speed = machine, self._timed(number, machine)
         for factor in (4, 0.25):
             while not (factor < 1 and best.layout.lanes > machine.layout.lanes):
@@ -203,7 +193,8 @@ class Work:
                 if tried.layout.lanes == best.layout.lanes or (seconds := self._timed(number, tried)) > GAIN * speed:
                     break
                 best, speed = tried, seconds
-        layout.remember(name, best.layout.lanes)
+        cache.remember(self._name(number), best.layout.lanes)
+        self.laid[number] = best.layout
         return best
 
     def _computed(self, number: int, machine: Machine, first: int, last: int) -> Arrays:
@@ -235,8 +226,11 @@ class Work:
 
     def _decomposing(self, number: int) -> Decomposing:
         program = self.planned.cells[number].program
-        pieces = [getattr(program, name) for name in self._pieces(number)]
-        return max((piece.decomposing for piece in pieces), key=get_args(Decomposing).index)
+        return max((getattr(program, name).decomposing for name in PIECES), key=get_args(Decomposing).index)
+
+    def _name(self, number: int) -> str:
+        """By what a measured number of lanes is remembered."""
+        return f"{self.planned.cells[number].program.advance.address()} {layout.device()}"
 
     def _submitted(self, number: int, lanes: int | None) -> Callable[[], Machine]:
         return self.pool.submit(self._built, number, lanes).result
@@ -248,6 +242,7 @@ class Work:
         shape = cell.program.shape
         began = time.perf_counter()
         with layout.precision(self.planned.precision):
+            lanes = lanes or self.remembered.get(self._name(number))
             laid = layout.laid(
                 max(1, last - first),
                 lanes,
@@ -257,10 +252,19 @@ class Work:
                 self._decomposing(number),
             )
             self.laid[number] = laid
-            machine = Machine(cell.program, laid, self._compiled, self._pieces(number))
+            machine = Machine(cell.program, laid, self._compiled, PIECES, self.placed)
         machine.seconds = time.perf_counter() - began
         self.facts["compile_seconds"] += machine.seconds
         return machine
+
+    def _giver(self, number: int) -> Machine:
+        """The machine that tells what the cell's runs are given; there may be far fewer values than runs."""
+        program, runs = self.planned.cells[number].program, len(self.askings[number][0])
+        size = program.shape.given_bytes
+        with layout.precision(self.planned.precision):
+            decomposing = program.given.decomposing
+            laid = layout.laid(runs, self.options.lanes, size, size + 64, self.options.memory, decomposing)
+            return Machine(program, laid, self._compiled, ("given",), self.placed)
 
     def _compiled(self, lowered: Any) -> Callable:
         """The executable of what is lowered; programs that differ in nothing but their data share it."""

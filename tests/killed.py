@@ -15,7 +15,7 @@ from research.block import Block
 from research.dynamics import Run
 from research.sweep import sweep
 
-AXES = {"steps": [40, 60], "rate": (2.0, 3.0, 1e300)}
+AXES = {"steps": [40, 240], "rate": (2.0, 3.0, 1e300)}
 
 
 class Observables(NamedTuple):

@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from simulations import Number, growth, regression, stochastic
@@ -174,3 +175,33 @@ def test_on_an_accelerator_the_lanes_halve_as_runs_end(monkeypatch):
     lanes.clear()
     bitwise(sweep(growth, axes, seeds=1), plain)
     assert set(lanes) == {8}  # not worth a compilation
+
+
+def halving(key, rate: float):
+    """A state that no file format knows."""
+    step = lambda state: (state[0] * rate.astype("bfloat16"), ~state[1])
+    return Run((jnp.ones(3, "bfloat16"), True), step, lambda state: Number(1.0 * state[0].sum()), np.array([0, 4, 20]))
+
+
+def test_a_state_of_any_dtype_is_kept(monkeypatch):
+    states = []
+    made = block(halving, {"rate": (0.5, 0.75)}, 2, 2)
+    monkeypatch.setattr(Block, "_steps", lambda block: 3)
+    with layout.precision("float64"):
+        whole = made().computed(lambda share: None, Kept(lambda: None, states.append, 0.0))
+        assert {values.dtype.kind for values in states[0].values()} <= set("iub")
+        resumed = made().computed(lambda share: None, Kept(lambda: states[-1], states.append, 1e9))
+    np.testing.assert_array_equal(resumed["value"], whole["value"])
+
+
+def test_a_state_that_other_processes_kept_is_left_alone(monkeypatch):
+    states = []
+    made = block(growth, {"rate": RATES}, 2, 2)
+    with layout.precision("float64"):
+        monkeypatch.setattr(Block, "_steps", lambda block: 3)
+        whole = made().computed(lambda share: None, Kept(lambda: None, states.append, 0.0))
+        other = {**states[-1], "header": states[-1]["header"] + np.eye(len(states[-1]["header"]), dtype=int)[0]}
+        shares = []
+        again = made().computed(shares.append, Kept(lambda: other, states.append, 1e9))
+    assert shares[0] < 0.2  # from the beginning
+    np.testing.assert_array_equal(again["value"], whole["value"])

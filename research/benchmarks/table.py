@@ -14,7 +14,7 @@ and ends at the same final losses; that is checked before times are compared. A 
 which all take turns, in one process a workload, after a warm-up. The ratio is a rival's time over the sweep's.
 
 - **sweep**: what all segments of `research.sweep.sweep` take, with everything that is recorded and checked on the way,
-  lanes chosen by itself. Compilation, without JAX's cache on disk, and the wall clock of the first whole call stand apart.
+  lanes chosen by itself. Compilation, without JAX's cache on disk, stands apart, as does the first call as a whole.
 - **torch eager**: `torch.optim.SGD`, one run after another. {EXTRAPOLATED} runs are timed and extrapolated to all of
   them (*), since every run costs the same.
 - **torch.func**: `stack_module_state`, `vmap` of `grad`, all runs at once, updated in place.
