@@ -16,9 +16,8 @@ import xarray as xr
 
 from research.axes import Grid
 from research.program import Shape
-from research.store import reserve
+from research.store import Arrays, reserve
 
-Arrays = dict[str, np.ndarray]
 ALWAYS = ("diverged", "diverged_at")
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from research import processes
 from research.layout import Layout
 from research.program import DIVERGED, RUNNING, STOPPED, Program
+from research.store import Arrays
 
 SEGMENT = 1.0  # seconds of work between two looks at the clock
 BEGINNING = 20  # a segment lasts at least that many times what it costs to begin one
 TRIAL = 0.02  # seconds that a measurement of the pace takes
 SAVED = 0.9  # ended runs are left behind where that leaves at most this share of the batches
-Arrays = dict[str, np.ndarray]
 
 
 class Kept(NamedTuple):

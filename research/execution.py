@@ -101,6 +101,7 @@ def _computed(job: Job, options: argparse.Namespace, interruption: Interruption)
     if options.fresh:
         Store(job.path).drop_cells()
     axes = dict(experiment.design)
+    seeds = axes.pop("seeds")
     about = {"package": job.package, "name": job.name, "design": job.design, "overrides": job.overrides}
     with _progress(interruption) as progress:
         sweep_part(
@@ -108,7 +109,7 @@ def _computed(job: Job, options: argparse.Namespace, interruption: Interruption)
             axes,
             job.part or (1, 1),
             store=Store(job.path, say=report.plain),
-            seeds=axes.pop("seeds"),
+            seeds=seeds,
             precision=experiment.precision,
             progress=progress,
             memory=options.memory,

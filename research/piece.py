@@ -62,6 +62,7 @@ class Piece:
             return "nothing"
         return "batches" if any(operand.count("x") > 2 for operand in operands) else "matrices"
 
+    @functools.cached_property
     def address(self) -> str:
         """The content address: the lowered program and the bytes of its data."""
         digest = hashlib.sha256(self.text.encode())

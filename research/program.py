@@ -117,7 +117,7 @@ class Program:
     def address(self) -> str:
         """The content address of the program: what one run computes, whatever its file, comments or layout."""
         labelled = [(name, own) for name, (own, _) in [*self.shape.observables.items(), *self.shape.given.items()]]
-        pieces = [piece.address() for piece in (self.start, self.advance, self.given)]
+        pieces = [piece.address for piece in (self.start, self.advance, self.given)]
         parts = (self.shape.timed, self.shape.at.tolist(), labelled, pieces)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -16,9 +16,9 @@ import numpy as np
 import xarray as xr
 
 from research import assembly, cache, layout, processes
-from research.assembly import Arrays
 from research.block import Block, Kept, Machine
 from research.piece import Decomposing
+from research.store import Arrays
 
 Put = Callable[[int, int, Arrays], None]
 Ranges = list[tuple[int, int]]
@@ -230,7 +230,7 @@ class Work:
 
     def _name(self, number: int) -> str:
         """By what a measured number of lanes is remembered."""
-        return f"{self.planned.cells[number].program.advance.address()} {layout.device()}"
+        return f"{self.planned.cells[number].program.advance.address} {layout.device()}"
 
     def _submitted(self, number: int, lanes: int | None) -> Callable[[], Machine]:
         return self.pool.submit(self._built, number, lanes).result

@@ -32,7 +32,7 @@ def test_large_constants_become_arguments():
     assert float(piece(piece.data, x)) == pytest.approx(DATA.sum() + 28, rel=1e-5)
     assert float(piece([2 * data], x)) == pytest.approx(2 * DATA.sum() + 28, rel=1e-5)
     assert "dense<" not in piece.text.replace("dense<0", "")
-    assert piece.address() != Piece(lambda x: (2 * DATA @ x).sum() + jnp.arange(8.0) @ x, piece.arguments[0]).address()
+    assert piece.address != Piece(lambda x: (2 * DATA @ x).sum() + jnp.arange(8.0) @ x, piece.arguments[0]).address
 
 
 def test_a_condition_is_one_for_the_whole_batch():
