@@ -16,10 +16,16 @@ from research.job import documentation
 FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
 # the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
 ORACLES = {
+    "double_descent": "ridgeless_risk",
+    "catapult": "thresholds",
+    "gradient_regularization": "modified_flow",
     "minimum_norm": "minimum_l2_norm",
     "max_margin": "maximum_margin",
+    "margin_rates": "maximum_margin",
     "matrix_factorization": "minimum_nuclear_norm",
     "activation_saturation": "saturation",
+    "unbounded_norms": "least_unobserved",
+    "adam_margin": "maximum_margin",
 }
 ALL = [
     pytest.param(f"{family}.{name}", id=name, marks=pytest.mark.xdist_group(name))
