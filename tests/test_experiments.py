@@ -16,16 +16,22 @@ from research.job import documentation
 FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
 # the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
 ORACLES = {
+    "lazy_training": "linearized_outputs",
     "double_descent": "ridgeless_risk",
     "catapult": "thresholds",
     "gradient_regularization": "modified_flow",
     "minimum_norm": "minimum_l2_norm",
+    "diagonal_network": "minimum_hyperbolic_entropy",
     "max_margin": "maximum_margin",
     "margin_rates": "maximum_margin",
+    "singular_values": "singular_velocities",
     "matrix_factorization": "minimum_nuclear_norm",
     "activation_saturation": "saturation",
+    "mirror_descent": "minimum_power_norm",
     "unbounded_norms": "least_unobserved",
+    "nuclear_norm": "minimum_trace",
     "adam_margin": "maximum_margin",
+    "steepest_descent": "maximum_margin",
 }
 ALL = [
     pytest.param(f"{family}.{name}", id=name, marks=pytest.mark.xdist_group(name))
