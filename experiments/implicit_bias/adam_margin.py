@@ -1,0 +1,300 @@
+"""Adam maximises the l∞ margin only while its epsilon is negligible and its gradient is that of the whole batch.
+
+Claim: On linearly separable data full-batch Adam with eps = 0 and a decaying step is a smoothed sign descent: its
+direction goes to the l∞ maximum margin, with step ∝ t^-1/2 at least as fast as t^-1/4. With eps > 0 that lasts until
+the gradient has fallen to eps, which takes steps of total length near ln(1/eps)/γ, γ the l∞ margin; from there on Adam
+is gradient descent with step η/eps, and its direction turns to the l2 maximum margin, in logarithmic time. One sample
+at a time Adam goes elsewhere even with eps = 0: to the l2 maximum margin where all entries of a sample are of one size,
+in general to a margin in a norm that the data choose. Signum stays at l∞.
+
+Source: Zhang, Zou & Cao 2024, arXiv 2406.10650 (eps = 0; the bound t^(-a/2) for steps t^-a, a < 2/3); Wang, Meng,
+Zhang, Sun, Chen, Ma & Liu 2021, arXiv 2110.03891 (eps > 0); Baek, Song & Yun 2025, arXiv 2510.26303 (incremental Adam,
+generalized Rademacher data, Signum). The time of the turn is derived here.
+
+Departure: Zhang et al. have 50 Gaussian samples in 50 dimensions; here 20 in 40 with unequal scales, on which the
+directions of the three norms are apart, Rademacher data for the second theorem, and 60 patients of breast_cancer. For
+eps = 0 the loss is multiplied by 10¹⁴⁰: to Adam nothing changes, and squared gradients do not underflow. b2 is 0.99:
+the loss cannot fall faster than √b2 a step, so that with optax's 0.999 the rate shows later; both are run. At optax's
+eps = 1e-8 the way from l∞ to l2 takes ln t of order 100: shown is that it has begun. Baek et al. take b2 → 1; here
+0.999, with epochs of 16 and 20 samples.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jaxtyping import Array, Float
+
+from research import data as problems
+from research import plots
+from research.dynamics import Descent, Run, descent, log_spaced, start
+from research.experiment import Experiment, Finding
+from research.labels import arms, lift, norm, per_seed, select
+from research.optimizers import inverse_square_root
+from research.oracles.adam import adam_path_length, incremental_adam_direction
+from research.oracles.margin import maximum_margin
+from research.statistics import crossing, every_seed, over_seeds, slope, slope_within
+
+Data = Literal["gaussian", "rademacher", "breast_cancer"]
+Optimizer = Literal["adam", "incremental_adam", "incremental_signum"]
+REACHED = 0.03  # of the largest margin may be missing where the direction counts as reached
+SEPARATED = 0.95  # the largest cosine between the maximum-margin directions of two norms
+DEFAULT = 1e-8  # optax's eps
+
+
+class Observables(NamedTuple):
+    weights: Float[Array, "feature"]
+    gradient_size: Float[Array, ""]
+
+
+class Given(NamedTuple):
+    X: Float[Array, "sample feature"]
+    y: Float[Array, "sample"]
+
+
+def problem(key: Array, data: Data) -> Given:
+    """Inputs and labels; "rademacher": ±1 in every entry, times a size of the sample's own."""
+    if data == "gaussian":
+        X, y, _ = problems.separable_classification(key, samples=20, features=40, condition_number=10.0)
+    elif data == "rademacher":
+        sign_key, size_key = jax.random.split(key)
+        signs = jax.random.rademacher(sign_key, (16, 32), dtype=float)
+        y = jnp.where(jnp.arange(16) % 2 == 0, 1.0, -1.0)
+        X = signs * jax.random.uniform(size_key, (16, 1), minval=0.5) / 4
+    else:
+        inputs, labels = problems.breast_cancer()
+        chosen = jax.random.permutation(key, len(labels))[:60]
+        X = jnp.asarray(problems.with_constant(problems.standardized(inputs)))[chosen]
+        y = jnp.asarray(problems.signed(labels, 1))[chosen]
+        X = X / jnp.max(jnp.linalg.norm(X, axis=1))
+    return Given(X, y)
+
+
+def simulate(
+    key: Array,
+    learning_rate: float,
+    eps: float,
+    b2: float = 0.99,
+    *,
+    data: Data = "gaussian",
+    optimizer: Optimizer = "adam",
+    steps: int = 100_000,
+) -> Run:
+    """One descent from zero on the mean logistic loss, with step learning_rate/√t.
+
+    The incremental methods take the samples in turn, one a step. `gradient_size` is the largest |∂ loss/∂w_k| of the
+    whole batch. `eps` and `b2` do not enter Signum, whose momentum remembers about a hundred samples.
+    """
+    X, y = problem(key, data)
+    Z = X * y[:, None]
+    scale = jnp.where(eps == 0, 1e140, 1.0)
+    loss = lambda w, z: scale * jax.nn.softplus(-z @ w).mean()
+    rate = inverse_square_root(learning_rate)
+    chain = optax.signum(rate, beta=0.99) if optimizer == "incremental_signum" else optax.adam(rate, b2=b2, eps=eps)
+
+    def step(state: Descent) -> Descent:
+        batch = Z if optimizer == "adam" else Z[state.key % len(Z)]
+        return descent(lambda w: loss(w, batch), chain)(state)._replace(key=state.key + 1)
+
+    def observe(state: Descent) -> Observables:
+        gradient = jax.grad(lambda w: jax.nn.softplus(-Z @ w).mean())(state.params)
+        return Observables(state.params, jnp.max(jnp.abs(gradient)))
+
+    initial = start(jnp.zeros(X.shape[1]), chain, jnp.zeros((), int))
+    return Run(initial, step, observe, log_spaced(steps, 50), Given(X, y))
+
+
+def compare(dataset: xr.Dataset) -> xr.Dataset:
+    """The gaps to the l∞ and the l2 margin, the distances to all directions, and when the gradient falls to eps."""
+    X, y, weights, eps = dataset.X, dataset.y, dataset.weights, dataset.eps
+    t = dataset.step.where(dataset.step > 0)
+    unit = lambda vectors: (vectors / norm(vectors)).fillna(0)
+    largest = lambda vectors: abs(vectors).max("feature")
+    l1, l2, linf = (lift(maximum_margin, X, y, order=order) for order in (1, 2, np.inf))
+    ends = {"l1": l1, "l2": l2, "linf": linf, "fixed_point": lift(incremental_adam_direction, X, y)}
+    away = {name: norm(unit(weights) - unit(end)).where(norm(end) > 0) for name, end in ends.items()}
+    rivals = {name: [away[other] for other in ("l1", "l2", "linf") if other != name] for name in away}
+    nearness = {name: away[name] / xr.concat(rivals[name], "rival").min("rival") for name in away}
+    cosines = [xr.dot(unit(a), unit(b), dim="feature") for a, b in ((l1, l2), (l1, linf), (l2, linf))]
+    margin = (y * xr.dot(X.fillna(0), weights.fillna(0), dim="feature")).min("sample")
+    width = 1 / largest(linf)
+    gaps = {"linf": 1 - margin / largest(weights) / width, "l2": 1 - margin / norm(weights) * norm(l2)}
+    last = t >= dataset.steps / 100
+    rates = {name: slope_within(np.log(t), np.log(gap.where(gap > 0)), last) for name, gap in gaps.items()}
+    travelled = lift(adam_path_length, dataset.step.astype(float), dataset.learning_rate, width, dataset.b2) * width
+    # where the gradient crosses eps, between recordings linear in the logarithm
+    crossed = lambda values: xr.apply_ufunc(
+        crossing,
+        values,
+        -np.log(dataset.gradient_size.where(dataset.gradient_size > 0, 1e-300)),
+        -np.log(eps.where(eps > 0)),
+        input_core_dims=[["step"], ["step"], []],
+        vectorize=True,
+    )
+    turn = crossed(np.sqrt(dataset.step.astype(float)) + xr.zeros_like(travelled)) ** 2
+    early, late = (t <= turn) & (t >= turn / 10), t >= 2 * turn
+    apart = xr.concat(cosines, "pair").max("pair") <= SEPARATED
+    return dataset.assign(
+        {f"nearness_{name}": np.log10(values.where(apart)) for name, values in nearness.items()}
+    ).assign(
+        gap_linf=gaps["linf"],
+        gap_l2=gaps["l2"],
+        depth=crossed(travelled),
+        turn=turn,
+        rate_linf=rates["linf"],
+        rate_l2=rates["l2"],
+        before=slope_within(np.log(t), gaps["linf"], early),
+        after_linf=slope_within(np.log(t), gaps["linf"], late),
+        after_l2=slope_within(np.log(t), gaps["l2"], late),
+        # steps of a window 1/(1 - b2) lower the loss by less than a factor e from here on
+        settled=(width * dataset.learning_rate / (1 - dataset.b2)) ** 2,
+    )
+
+
+def findings(dataset: xr.Dataset) -> list[Finding]:
+    """Without eps; the turn and its time; eps that dominates; one sample at a time; real data."""
+    ends = dataset.sel(step=dataset.steps)
+    least, most = float(ends.eps.min()), float(ends.eps.max())
+    found: list[Finding] = []
+
+    def add(
+        data: str, kind: str, eps: float, variable: str, what: str, high: float, outlook: str = "", b2: float = 0.99
+    ) -> None:
+        runs = select(ends, data=data, optimizer=kind, eps=eps)
+        runs = select(runs, b2=b2) if kind == "adam" else runs
+        if runs.diverged.size:
+            said = outlook.format(float(np.log10(runs.settled.max())))
+            if variable.startswith("gap") and (runs[variable] > REACHED).any():
+                trend = runs[variable.replace("gap", "rate")].max()
+                reached = np.log10(runs.steps * (runs[variable].max() / REACHED) ** (-1 / trend))
+                said = f"at this rate at t = 10^{float(reached):.1f}" if trend < 0 else ""
+            named = f"{data}, {kind}, eps {eps:g}: {what}".replace("_", " ")
+            low = -0.01 if variable.startswith("gap") else -np.inf  # a gap is never negative, but for rounding
+            found.append(Finding.of(named, (low, high), every_seed(per_seed(runs[variable])), said))
+
+    rate = "slope of ln(l∞ gap) on ln t over the last two decades"
+    missing = "share of the largest {} margin that is missing at the end"
+    nearest = "log10 of the distance to the {} direction over that to the nearest rival"
+    add("gaussian", "adam", least, "rate_linf", rate, -0.25)
+    add("gaussian", "adam", 0.0, "gap_linf", missing.format("l∞"), REACHED)
+    add("gaussian", "adam", 0.0, "nearness_linf", nearest.format("l∞"), 0.0)
+    waits = "with b2 = 0.999 the loss falls too fast for the second moment until t = 10^{:.1f}"
+    add("gaussian", "adam", 0.0, "rate_linf", "b2 = 0.999: " + rate, -0.25, waits, b2=0.999)
+    found += _turns(select(ends, data="gaussian", optimizer="adam", eps=lambda eps: eps > 0))
+    for data in ("gaussian", "breast_cancer"):
+        found += _reversal(select(ends, data=data, optimizer="adam", eps=DEFAULT), data)
+    if most > DEFAULT:
+        add("gaussian", "adam", most, "nearness_l2", nearest.format("l2"), 0.0)
+    add("gaussian", "incremental_adam", 0.0, "nearness_fixed_point", nearest.format("fixed point's"), 0.0)
+    add("rademacher", "adam", 0.0, "nearness_linf", nearest.format("l∞"), 0.0)
+    add("rademacher", "incremental_adam", 0.0, "gap_l2", missing.format("l2"), REACHED)
+    add("rademacher", "incremental_adam", 0.0, "nearness_l2", nearest.format("l2"), 0.0)
+    add("rademacher", "incremental_signum", 0.0, "gap_linf", missing.format("l∞"), REACHED)
+    add("rademacher", "incremental_signum", 0.0, "nearness_linf", nearest.format("l∞"), 0.0)
+    add("breast_cancer", "adam", 0.0, "rate_linf", rate, -0.25)
+    return found
+
+
+def _turns(runs: xr.Dataset) -> list[Finding]:
+    """While Adam is sign descent, updates of length s lower the loss by exp(−γs): the length to eps has slope 1/γ."""
+    if np.unique(runs.eps.values).size < 2 or not runs.diverged.size:
+        return []
+    (arm,) = runs.eps.dims
+    seeds = []
+    for rate in np.unique(runs.learning_rate.values):
+        tried = select(runs, learning_rate=rate)
+        seeds.append(slope(-np.log(tried.eps.values), tried.depth.transpose("seed", arm).values))
+    # where a share g of the margin is missing still (0.2 at the first turn) the fall differs from exp(−γs) by up to g
+    what = "gaussian, adam: slope of γ·(predicted length of all updates until the gradient is eps) on ln(1/eps)"
+    return [Finding.of(what, (0.8, 1.2), over_seeds(np.mean(seeds, axis=0)))]
+
+
+def _reversal(runs: xr.Dataset, data: str) -> list[Finding]:
+    """The signs of the changes before and after the gradient has fallen to eps."""
+    if not runs.diverged.size:
+        return []
+    named = f"{data}, adam, eps {DEFAULT:g}: change a unit of ln t of the".replace("_", " ")
+    before, after = "in the decade before the gradient is eps", "from twice the step at which the gradient is eps"
+    falls, rises, judged = (-np.inf, 0.0), (0.0, np.inf), lambda *values: every_seed(per_seed(*values))
+    return [
+        Finding.of(f"{named} l∞ gap, {before}", falls, judged(runs.before)),
+        Finding.of(f"{named} l∞ gap, {after}", rises, judged(runs.after_linf, "min")),
+        Finding.of(f"{named} l2 gap, {after}", falls, judged(runs.after_l2)),
+    ]
+
+
+def draw(dataset: xr.Dataset) -> plots.Figure:
+    """(a, b) both margins against time, (c) the rate, (d) the turn, (e) one sample at a time, (f) real data."""
+    figure, panels = plots.figure(2, 3, "Adam's epsilon and its batch decide which margin it maximises")
+    (widest, euclidean, rates), (turns, single, real) = panels
+    after = dataset.sel(step=dataset.step > 0)
+    fastest = float(select(dataset, data="gaussian").learning_rate.max())
+    colours = {eps: f"C{number}" for number, eps in enumerate(np.unique(dataset.eps.values).tolist())}
+    kinds = {"adam": "Adam, full batch", "incremental_adam": "Adam, one sample", "incremental_signum": "Signum, one"}
+    for point, runs in arms(after):
+        data, kind, eps = point["data"], point["optimizer"], point["eps"]
+        named, style = f"eps = {eps:g}", {"color": colours[eps]}
+        if data == "gaussian" and kind == "adam" and point["b2"] != 0.99:
+            plots.seeds(rates, runs.gap_linf, f"{named}, b2 = {point['b2']:g}", color="C5")
+        elif data == "gaussian" and kind == "adam" and point["learning_rate"] == fastest:
+            for axes, gap in ((widest, runs.gap_linf), (euclidean, runs.gap_l2)):
+                plots.seeds(axes, 1 - gap, named, **style)
+            plots.seeds(rates, runs.gap_linf, named, **style)
+        elif data == "gaussian" and kind == "incremental_adam":
+            for axes, gap in ((widest, runs.gap_linf), (euclidean, runs.gap_l2)):
+                plots.seeds(axes, 1 - gap, "one sample, eps = 0", color="C6")
+        elif data == "rademacher":
+            line = {"color": f"C{list(kinds).index(kind)}"}
+            plots.seeds(single, runs.gap_linf, f"{kinds[kind]}: l∞", **line)
+            plots.seeds(single, runs.gap_l2, f"{kinds[kind]}: l2", linestyle=":", **line)
+        elif data == "breast_cancer":
+            plots.seeds(real, 1 - runs.gap_linf, f"{named}: l∞", **style)
+            plots.seeds(real, 1 - runs.gap_l2, f"{named}: l2", linestyle=":", **style)
+    for axes in (widest, euclidean, real):
+        plots.theory(axes, (1, int(after.step.max())), (1, 1), "largest there is")
+    plots.theory(rates, (1e3, 1e5), (0.4, 0.4 * 100**-0.25), "bound t^-1/4 (any constant)")
+    judged = select(dataset, data="gaussian", optimizer="adam", eps=lambda eps: eps > 0)
+    for number, rate in enumerate(np.unique(judged.learning_rate.values)):
+        runs = select(judged, learning_rate=rate)
+        plots.points(turns, 1 / runs.eps, runs.depth, f"learning rate {rate:g}", color=f"C{number}")
+    if judged.diverged.size:
+        levels = np.sort(1 / np.unique(judged.eps.values))
+        plots.theory(turns, levels, np.log(levels), "ln(1/eps): slope 1")
+    share = "margin / largest margin"
+    widest.set(title="a  the l∞ margin (gaussian)", xscale="log", xlabel="step t", ylabel=f"l∞ {share}", ylim=(0, 1.04))
+    euclidean.set(title="b  the l2 margin", xscale="log", xlabel="step t", ylabel=f"l2 {share}", ylim=(0, 1.04))
+    rates.set(title="c  until the gradient is eps", xscale="log", yscale="log", xlabel="step t")
+    rates.set(ylabel="missing share of the l∞ margin", xlim=(10, None))
+    turns.set(title="d  when it turns", xscale="log", xlabel="1/eps", ylabel="γ · length of all updates until then")
+    single.set(title="e  one sample at a time (Rademacher)", xscale="log", yscale="log", xlabel="step t")
+    single.set(ylabel="missing share of the margin", xlim=(10, None), ylim=(4e-3, 2))
+    real.set(title="f  real data (breast_cancer)", xscale="log", xlabel="step t", ylabel=share, ylim=(0, 1.04))
+    for axes in panels.ravel():
+        plots.legend(axes, **({"loc": "lower right", "ncols": 2} if axes in (widest, euclidean) else {}))
+    return figure
+
+
+AXES = ("data", "optimizer", "eps", "b2", "learning_rate")
+ARMS = [
+    *(("gaussian", "adam", eps, 0.99, rate) for eps in (0.0, 1e-12, DEFAULT, 1e-5, 1e-3) for rate in (0.1, 0.3)),
+    ("gaussian", "adam", 0.0, 0.999, 0.3),
+    ("gaussian", "incremental_adam", 0.0, 0.999, 0.3),
+    ("rademacher", "adam", 0.0, 0.99, 0.1),
+    ("rademacher", "incremental_adam", 0.0, 0.999, 0.3),
+    ("rademacher", "incremental_signum", 0.0, 0.99, 0.3),
+    ("breast_cancer", "adam", 0.0, 0.99, 2.0),
+    ("breast_cancer", "adam", DEFAULT, 0.99, 2.0),
+]
+experiment = Experiment(
+    simulate=simulate,
+    compare=compare,
+    findings=findings,
+    draw=draw,
+    design={"seeds": 8, AXES: ARMS},
+    smoke={"seeds": 2, "steps": 30_000, AXES: [ARMS[1], ARMS[5], ARMS[9], ARMS[10]]},
+    paper={"seeds": 64, "steps": 1_000_000},
+    control={"eps": 1e-3},
+)

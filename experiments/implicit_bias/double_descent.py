@@ -1,0 +1,299 @@
+"""Descent to an interpolant shows double descent: the risk peaks where features equal samples, then falls again.
+
+Claim: With n samples and p = γn features, descent on least squares from zero ends at X⁺y, whose risk for isotropic
+Gaussian X is σ²p/(n − p − 1) for p < n − 1 and r²(1 − n/p) + σ²n/(p − n − 1) for p > n + 1, the limit of which is
+σ²γ/(1 − γ) and r²(1 − 1/γ) + σ²/(γ − 1): infinite at γ = 1 and falling again. Ridge at its best strength γσ²/r² has no
+peak. Where Σ is not the identity, nothing changes for p < n, and everything for p > n.
+
+Source: Hastie, Montanari, Rosset & Tibshirani 2022, arXiv 1903.08560, on isotropic and correlated features;
+Belkin, Hsu, Ma & Mandal 2019, arXiv 1812.11118, for random features of images; Dobriban & Wager 2018, arXiv 1507.03003.
+
+Departure: n = 40 rather than 200, against formulas for this n: exact for interpolation, with the 1/n term for ridge.
+The p features are those of the first p columns that are not masked, so that every γ is one program. Descent is the
+heavy ball with the momentum that is critical for the slowest mode, and plain gradient descent. Spiked: a tenth of the
+features has eleven times the variance of the others. Digits: odd (1) against even (−1) from random cosine features,
+with label noise; no formula there but for where the peak is.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jaxtyping import Array, Float
+from scipy import stats
+
+from research import data as problems
+from research import plots
+from research.dynamics import Run, descent, log_spaced, start
+from research.experiment import Experiment, Finding
+from research.labels import lift, norm, per_seed, select, table
+from research.oracles.least_squares import minimum_l2_norm, ridge
+from research.oracles.ridgeless_risk import optimal_ridge_risk, ridge_risk, ridgeless_risk
+from research.statistics import Estimate, every_seed, over_seeds
+
+Data = Literal["gaussian", "digits"]
+NOISE = 1.0
+VARIANCES, SHARES = (5.5, 0.5), (0.1, 0.9)  # of the spiked features, 1 on average
+TOLERANCE = 1e-6  # of the distance to the least-squares solution
+CLEAR = 0.2  # |p − n|/n from which E (risk)⁴ is finite, so that a mean of few draws may be judged by its own spread
+
+
+class Observables(NamedTuple):
+    risk: Float[Array, "draw"]
+    weights: Float[Array, "feature"]
+
+
+class Given(NamedTuple):
+    X: Float[Array, "sample feature"]
+    y: Float[Array, "sample"]
+    slowest: Float[Array, "draw"]
+
+
+def problem(
+    key: Array, active: Array, signal: float, spike: float, data: Data, samples: int, width: int
+) -> tuple[Array, Array, Callable[[Array], Array]]:
+    """X with zeros in all columns but the first `active`, y, and the risk of weights."""
+    used = jnp.arange(width) < active
+    if data == "digits":
+        inputs_key, feature_key, key = jax.random.split(key, 3)
+        images, labels = problems.digits()
+        chosen = jax.random.permutation(inputs_key, len(images))[: samples + 200]
+        features = problems.random_features(feature_key, jnp.asarray(images)[chosen], width, bandwidth=1.5)
+        features = features * width**0.5 * used[None, :]
+        odd = signal * jnp.asarray(problems.signed(labels, (1, 3, 5, 7, 9)))[chosen]
+        noise = NOISE * jax.random.normal(key, (samples,))
+        X, beyond = features[:samples], features[samples:]
+        return X, odd[:samples] + noise, lambda w: jnp.mean((beyond @ w - odd[samples:]) ** 2)
+    # One draw for the planted weights, the noise and the inputs, as each more costs time to compile.
+    normal = jax.random.normal(key, (samples + 2, width))
+    first = jnp.arange(width) < SHARES[0] * active
+    variances = used * (1 + spike * (jnp.where(first, VARIANCES[0], VARIANCES[1]) - 1))
+    X = normal[2:] * jnp.sqrt(variances)[None, :]
+    planted = used * normal[0]
+    planted = signal * planted / jnp.linalg.norm(planted)
+    return X, X @ planted + NOISE * normal[1, :samples], lambda w: variances @ (w - planted) ** 2
+
+
+def simulate(
+    key: Array,
+    aspect_ratio: float,
+    signal: float,
+    strength: float = 0.0,
+    learning_rate: float = 0.9,
+    acceleration: float = 1.0,
+    spike: float = 0.0,
+    *,
+    data: Data = "gaussian",
+    samples: int = 40,
+    largest_ratio: int = 4,
+    draws: int = 8,
+    steps: int = 1000,
+) -> Run:
+    """`draws` descents from zero on 1/(2n) ‖Xw − y‖² + λ/2 ‖w‖² with p = aspect_ratio · samples features.
+
+    `strength` is λ in units of the best one, γσ²/r². `learning_rate` is in units of gradient descent's threshold, and
+    `acceleration` scales the momentum, from 0 to the critical one of the slowest mode that the data move. `spike` 1
+    gives a tenth of the Gaussian features a larger variance, 0 none. Weights and data are recorded of the first draw.
+    `slowest`: what theory leaves of the slowest mode at the end.
+    """
+    active = jnp.round(aspect_ratio * samples)
+    make = lambda key: problem(key, active, signal, spike, data, samples, largest_ratio * samples)
+    keys = jax.random.split(key, draws)
+    X, y = jax.vmap(lambda key: make(key)[:2])(keys)
+    decay = strength * aspect_ratio * NOISE**2 / signal**2
+    curvatures = jnp.linalg.eigvalsh(X @ jnp.swapaxes(X, 1, 2) / samples)
+    lowest = curvatures[:, jnp.maximum(samples - active, 0).astype(int)] + decay
+    rate = learning_rate * 2 / (curvatures[:, -1] + decay)
+    momentum = acceleration * jnp.maximum(1 - jnp.sqrt(rate * lowest), 0.0) ** 2
+    misfit = lambda w: optax.l2_loss(jnp.einsum("dnp,dp->dn", X, w), y).mean(axis=1)
+    loss = lambda w: jnp.sum(misfit(w) + decay / 2 * jnp.sum(w**2, axis=1))
+    optimizer = optax.sgd(rate[:, None], momentum=momentum[:, None])
+    middle = 1 + momentum - rate * lowest
+    root = (middle + jnp.sqrt(jnp.maximum(middle**2 - 4 * momentum, 0.0))) / 2
+    risk = lambda key, w: make(key)[2](w)
+    observe = lambda state: Observables(jax.vmap(risk)(keys, state.params), state.params[0])
+    state = start(jnp.zeros((draws, largest_ratio * samples)), optimizer)
+    return Run(state, descent(loss, optimizer), observe, log_spaced(steps, 3), Given(X[0], y[0], root**steps))
+
+
+def compare(dataset: xr.Dataset) -> xr.Dataset:
+    """The risks that theory promises, and how far the descent is from the solution by LAPACK."""
+    gamma, signal, samples, strength = dataset.aspect_ratio, dataset.signal, dataset.samples, dataset.strength
+    end = dataset.sel(step=dataset.steps)
+    finite, limit = (lift(ridgeless_risk, gamma, signal, NOISE, *size) for size in ((samples,), ()))
+    best = lift(optimal_ridge_risk, gamma, signal, NOISE, samples)
+    blocks = [xr.DataArray(list(values), dims="block") for values in (VARIANCES, SHARES)]
+    decay = strength * gamma * NOISE**2 / signal**2
+    solution = xr.where(
+        strength == 0, lift(minimum_l2_norm, end.X, end.y), lift(ridge, end.X, end.y, decay.where(strength > 0, 1.0))
+    )
+    cells = xr.zeros_like(end.diverged.isel(seed=0, drop=True), dtype=float)
+    return dataset.assign(
+        finite=finite + cells,
+        limit=limit + cells,
+        best=best + cells,
+        general=lift(ridge_risk, gamma, *blocks, signal, NOISE, decay) + cells,
+        distance=norm(end.weights - solution) / norm(solution),
+        settled=dataset.slowest.isel(draw=0) < TOLERANCE / 1000,
+    )
+
+
+def deviations(runs: xr.Dataset, predicted: xr.DataArray) -> np.ndarray:
+    """The mean risk of each cell minus the prediction, in standard errors over all draws of all seeds."""
+    risk = runs.risk.sel(step=runs.steps)
+    count, error = risk.sizes["seed"] * risk.sizes["draw"], risk.std(("seed", "draw"), ddof=1)
+    return ((risk.mean(("seed", "draw")) - predicted) / error * count**0.5).values.ravel()
+
+
+def findings(dataset: xr.Dataset) -> list[Finding]:
+    """The exact risk, the descent, the peak, the best ridge, and a covariance that is not the identity."""
+    first, spike = str(np.atleast_1d(dataset.data.values)[0]), float(np.atleast_1d(dataset.spike.values)[0])
+    usual = select(dataset, learning_rate=USUAL, acceleration=1.0)
+    clear = lambda gamma: abs(gamma - 1) >= CLEAR - 1e-9
+    cells = lambda data, strength, where=clear, spike=0.0: select(
+        usual, data=data, strength=strength, aspect_ratio=where, spike=spike
+    )
+    found: list[Finding] = []
+
+    def largest(what: str, runs: xr.Dataset, variable: str, fails: bool = False) -> None:
+        if runs.diverged.size:
+            values = np.abs(deviations(runs, runs[variable]))
+            # The quantile of Student's law that all these |z| stay below with probability 95 % (Bonferroni).
+            limit = stats.t.ppf(1 - 0.025 / values.size, runs.sizes["seed"] * runs.sizes["draw"] - 1)
+            worst, what = float(values.max()), f"{what}: largest |z| of {values.size} mean risks"
+            found.append(Finding.of(what, (limit, np.inf) if fails else (0, limit), Estimate(worst, (worst, worst))))
+
+    def ordered(what: str, here: tuple[float, float], *there: tuple[float, float]) -> None:
+        runs = [cells("gaussian", strength, lambda g, gamma=gamma: g == gamma) for gamma, strength in (here, *there)]
+        if all(each.diverged.size for each in runs):
+            risk, *others = (per_seed(_mean(each), "mean") for each in runs)
+            found.append(Finding.of(what, (-np.inf, 0.0), over_seeds(risk - np.min(others, axis=0))))
+
+    largest(f"{first}: exact formula for this n", cells(first, 0.0, spike=spike), "finite")
+    others = [dimension for dimension in dataset.settled.dims if dimension != "seed"]
+    apart = per_seed(dataset.distance.where(dataset.settled, 0.0).where(dataset.settled.any(others)))
+    what = "relative distance of descent to LAPACK's solution, the worst of a seed's runs that had time"
+    found.append(Finding.of(what, (0.0, TOLERANCE), every_seed(apart)))
+    for data in ("gaussian", "digits"):
+        runs = cells(data, 0.0, lambda gamma: True)
+        if len(np.unique(runs.aspect_ratio.values)) > 2 and runs.diverged.size:
+            risk = _curve(runs, "median")
+            peak = risk.aspect_ratio.values[risk.argmax("aspect_ratio").values]
+            what, band = f"{data}: p/n at which a seed's median risk peaks", 1 / float(runs.samples)
+            found.append(Finding.of(what, (1 - band, 1 + band), every_seed(peak)))
+    largest("gaussian: best ridge against its closed form", cells("gaussian", 1.0, lambda gamma: True), "best")
+    ordered("gaussian: best ridge, mean risk at p = n minus that at p = 2n (no peak)", (1.0, 1.0), (2.0, 1.0))
+    what = "gaussian, p = n: mean risk of the best ridge minus the least at a third and three times its strength"
+    ordered(what, (1.0, 1.0), (1.0, 1 / 3), (1.0, 3.0))
+    below = cells("gaussian", 0.0, lambda gamma: clear(gamma) and gamma < 1, spike=1.0)
+    above = cells("gaussian", 0.0, lambda gamma: clear(gamma) and gamma > 1, spike=1.0)
+    largest("spiked, p < n: the isotropic formula holds", below, "finite")
+    largest("spiked, p > n: the isotropic formula fails", above, "finite", fails=True)
+    if above.diverged.size:
+        to = lambda variable: float(np.abs(np.log(_mean(above).mean("seed") / above[variable])).sum())
+        ratio = to("general") / to("limit")
+        what = "spiked, p > n: |ln(mean risk / limit for this Σ)| over that to the isotropic limit, summed over γ"
+        found.append(Finding.of(what, (0.0, 1.0), Estimate(ratio, (ratio, ratio))))
+    return found
+
+
+def _mean(runs: xr.Dataset) -> xr.DataArray:
+    return runs.risk.sel(step=runs.steps).mean("draw")
+
+
+def _curve(runs: xr.Dataset, reduce: str) -> xr.DataArray:
+    """The risk of each seed by aspect ratio, the mean or the median over its draws."""
+    return table(runs.assign(curve=getattr(runs.risk.sel(step=runs.steps), reduce)("draw")), "curve", "aspect_ratio")
+
+
+def draw(dataset: xr.Dataset) -> plots.Figure:
+    """(a) the risk and the exact formula, (b) the best ridge, (c) a spiked covariance, (d) digits."""
+    figure, ((risk, best), (spiked, real)) = plots.figure(2, 2, "The risk peaks where features equal samples")
+    usual = select(dataset, learning_rate=USUAL, acceleration=1.0)
+    samples, ratios = float(np.atleast_1d(dataset.samples)[0]), np.unique(dataset.aspect_ratio.values)
+    dense = np.geomspace(ratios[0], ratios[-1], 400)
+    sides = [dense[dense <= 1 - 2 / samples], dense[dense >= 1 + 2 / samples]]
+    signals = np.unique(dataset.signal.values).tolist()
+
+    def dots(axes: plots.Axes, label: str, reduce: str = "mean", color: str = "C0", **conditions: object) -> None:
+        runs = select(usual, **conditions)
+        if runs.diverged.size:
+            curve = _curve(runs, reduce)
+            plots.points(axes, curve.aspect_ratio, curve, color=color)
+            whole = curve.mean("seed") if reduce == "mean" else curve.median("seed")
+            plots.points(axes, whole.aspect_ratio, whole, label, color=color, markersize=6, alpha=1.0)
+
+    def curves(axes: plots.Axes, formula: Callable, label: str | None, **style: object) -> None:
+        for number, side in enumerate(sides):
+            plots.theory(axes, side, [formula(gamma) for gamma in side], None if number else label, **style)
+
+    for number, signal in enumerate(signals):
+        exact, limit = (partial(ridgeless_risk, signal=signal, noise=NOISE, samples=n) for n in (samples, None))
+        dots(
+            risk, f"‖β‖² = {signal**2:g}σ²", color=f"C{number}", data="gaussian", signal=signal, strength=0.0, spike=0.0
+        )
+        curves(risk, exact, f"exact, n = {samples:g}" if number == 0 else None, linestyle="-")
+        curves(risk, limit, "limit n → ∞" if number == 0 else None, linestyle=":")
+    signal = signals[-1]
+    dots(best, "least norm (λ = 0)", data="gaussian", signal=signal, strength=0.0, spike=0.0)
+    dots(best, "best ridge, λ = γσ²/‖β‖²", color="C1", data="gaussian", signal=signal, strength=1.0)
+    curves(best, exact, "theory", linestyle="-")
+    plots.theory(best, dense, [optimal_ridge_risk(g, signal, NOISE, samples) for g in dense], None, linestyle="-")
+    best.axhline(signal**2, color="0.5", linewidth=0.8, label="no features used")
+    dots(spiked, "a tenth of the features at\n11 times the variance", data="gaussian", strength=0.0, spike=1.0)
+    blocks = np.array(VARIANCES), np.array(SHARES)
+    curves(spiked, lambda g: ridge_risk(g, *blocks, signal, NOISE), "limit for this Σ", linestyle="-")
+    curves(spiked, limit, "limit for Σ = I", linestyle=":")
+    dots(real, "odd or even, median", "median", data="digits", strength=0.0)
+    for axes, title in (
+        (risk, "a  descent to the least norm"),
+        (best, f"b  the best ridge has no peak (‖β‖² = {signal**2:g}σ²)"),
+        (spiked, "c  Σ ≠ I: another formula beyond p = n"),
+        (real, "d  random features of digits"),
+    ):
+        axes.axvline(1, color="black", linestyle="--", linewidth=1.2, label="p = n" if axes is real else None)
+        axes.set(title=title, xscale="log", yscale="log", xlabel="features / samples, γ = p/n", ylabel="risk / σ²")
+        axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        axes.set_xticks([], minor=True)
+        plots.legend(axes)
+    real.set_ylabel("squared error on 200 others / σ²")
+    return figure
+
+
+USUAL = 0.9  # of gradient descent's threshold
+TICKS = (0.25, 0.5, 1.0, 2.0, 4.0)
+RATIOS = (0.25, 0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0)
+LARGE = 5**0.5
+AXES = ("data", "aspect_ratio", "signal", "strength", "learning_rate", "acceleration", "spike")
+ARMS = [
+    *(
+        ("gaussian", gamma, signal, strength, USUAL, 1.0, 0.0)
+        for strength in (0.0, 1.0)
+        for signal in (1.0, LARGE)
+        for gamma in RATIOS
+    ),
+    *(("gaussian", 1.0, LARGE, strength, USUAL, 1.0, 0.0) for strength in (1 / 3, 3.0)),
+    *(
+        ("gaussian", gamma, LARGE, 0.0, rate, momentum, 0.0)
+        for gamma in (0.5, 2.0)
+        for rate, momentum in ((0.3, 1.0), (0.3, 0.0), (0.9, 0.0))
+    ),
+    *(("gaussian", gamma, LARGE, 0.0, USUAL, 1.0, 1.0) for gamma in RATIOS),
+    *(("digits", gamma, LARGE, 0.0, USUAL, 1.0, 0.0) for gamma in RATIOS),
+]
+SMALL = (0.5, 0.8, 1.0, 2.0)
+experiment = Experiment(
+    simulate=simulate,
+    compare=compare,
+    findings=findings,
+    draw=draw,
+    design={"seeds": 8, AXES: ARMS},
+    smoke={"seeds": 3, AXES: [arm for arm in ARMS if arm[1] in SMALL and arm[0] != "digits"]},
+    paper={"seeds": 64, "samples": 200, "steps": 10_000},
+    control={AXES: [arm for arm in ARMS if arm[-1] and arm[1] in SMALL]},
+)
