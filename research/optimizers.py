@@ -22,6 +22,24 @@ def coordinate_descent(learning_rate: optax.ScalarOrSchedule) -> optax.GradientT
     return optax.chain(optax.stateless(largest), optax.scale_by_learning_rate(learning_rate))
 
 
+def steepest_descent(learning_rate: optax.ScalarOrSchedule, order: float) -> optax.GradientTransformation:
+    """Steepest descent in the lp norm, 1 < p = `order` <= ∞: the minimiser of g·Δ + ‖Δ‖_p² / (2η).
+
+    Δ_j = −η ‖g‖_q^(2−q) |g_j|^(q−1) sign(g_j), 1/p + 1/q = 1, all arrays taken together: gradient descent for p = 2,
+    −η ‖g‖₁ sign(g) for p = ∞; for p = 1 see `coordinate_descent`. Divided by its norm it is the normalised one.
+    """
+    dual = 1.0 if order == float("inf") else order / (order - 1)
+
+    def direction(updates: PyTree, params: PyTree | None = None) -> PyTree:
+        largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(updates)]))
+        unit = jax.tree.map(lambda leaf: leaf / jnp.where(largest > 0, largest, 1), updates)
+        size = sum(jnp.sum(jnp.abs(leaf) ** dual) for leaf in jax.tree.leaves(unit)) ** (1 / dual)
+        length = jnp.where(largest > 0, size, 1) ** (2 - dual) * largest
+        return jax.tree.map(lambda leaf: length * jnp.abs(leaf) ** (dual - 1) * jnp.sign(leaf), unit)
+
+    return optax.chain(optax.stateless(direction), optax.scale_by_learning_rate(learning_rate))
+
+
 class DualAcceleration(NamedTuple):
     """The number of steps taken, and the momentum g_{t−1}."""
 
@@ -51,3 +69,38 @@ def dual_acceleration(learning_rate: optax.ScalarOrSchedule = 1.0) -> optax.Grad
 def inverse_square_root(learning_rate: Any) -> Callable[[Any], Any]:
     """The schedule η / √(t + 1), t counted from 0."""
     return lambda count: learning_rate / jnp.sqrt(count + 1.0)
+
+
+class MirrorDescent(NamedTuple):
+    """The number of steps taken, the dual image θ of the parameters, and the last step in the parameters."""
+
+    count: Any
+    dual: PyTree
+    moved: PyTree
+
+
+def mirror_descent(
+    learning_rate: optax.ScalarOrSchedule, power: Any, primal_momentum: Any = 0.0
+) -> optax.GradientTransformationExtraArgs:
+    """Mirror descent with the potential ψ(w) = Σ|w|^p / p, p = `power` > 1: θ_{t+1} = θ_t − η g_t, w = (∇ψ)⁻¹(θ).
+
+    ∇ψ(w) = sign(w)|w|^{p−1}, one coordinate at a time; for p = 2 it is gradient descent. p-GD of Sun et al. 2022 (arXiv
+    2205.12808). θ is carried, since it is not to be had from parameters that underflow. Momentum in the dual, θ_{t+1} =
+    θ_t − η m_t, is `optax.chain(optax.trace(decay), mirror_descent(…))`. `primal_momentum` β starts the step from
+    w_t + β (w_t − w_{t−1}) instead: θ_{t+1} = θ_t + ∇ψ(w_t + β (w_t − w_{t−1})) − ∇ψ(w_t) − η g_t, which leaves the
+    span of the gradients (Gunasekar et al. 2018, arXiv 1802.08246, section 3). `power` and β may be traced.
+    """
+    image = lambda w: jnp.sign(w) * jnp.abs(w) ** (power - 1)
+    preimage = lambda dual: jnp.sign(dual) * jnp.abs(dual) ** (1 / (power - 1))
+
+    def init(params: PyTree) -> MirrorDescent:
+        return MirrorDescent(jnp.zeros((), jnp.int32), jax.tree.map(image, params), optax.tree.zeros_like(params))
+
+    def update(updates: PyTree, state: MirrorDescent, params: PyTree) -> tuple:
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        ahead = jax.tree.map(lambda w, moved: image(w + primal_momentum * moved) - image(w), params, state.moved)
+        dual = jax.tree.map(lambda theta, a, g: (theta + a - rate * g).astype(g.dtype), state.dual, ahead, updates)
+        moved = jax.tree.map(lambda theta, w: (preimage(theta) - w).astype(w.dtype), dual, params)
+        return moved, MirrorDescent(optax.safe_increment(state.count), dual, moved)
+
+    return optax.with_extra_args_support(optax.GradientTransformation(init, update))

@@ -16,12 +16,15 @@ from research.job import documentation
 FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
 # the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
 ORACLES = {
+    "early_stopping": "path_constant",
     "lazy_training": "linearized_outputs",
     "double_descent": "ridgeless_risk",
     "catapult": "thresholds",
     "gradient_regularization": "modified_flow",
     "minimum_norm": "minimum_l2_norm",
+    "mode_learning": "deep_linear_modes",
     "diagonal_network": "minimum_hyperbolic_entropy",
+    "finite_step": "minimum_hyperbolic_entropy",
     "max_margin": "maximum_margin",
     "margin_rates": "maximum_margin",
     "singular_values": "singular_velocities",

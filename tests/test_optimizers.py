@@ -5,7 +5,13 @@ import optax
 import pytest
 
 from research.dynamics import descent, start
-from research.optimizers import coordinate_descent, dual_acceleration, inverse_square_root
+from research.optimizers import (
+    coordinate_descent,
+    dual_acceleration,
+    inverse_square_root,
+    mirror_descent,
+    steepest_descent,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +102,70 @@ def test_inverse_square_root_counts_from_zero():
     np.testing.assert_allclose([schedule(jnp.array(count)) for count in (0, 3, 8)], [0.6, 0.3, 0.2], rtol=1e-14)
     found = paths(lambda w: w.sum(), optax.sgd(inverse_square_root(1.0)), jnp.zeros(1), 4)
     np.testing.assert_allclose(found[:, 0], -np.cumsum(1 / np.sqrt([1, 2, 3, 4])), rtol=1e-12)
+
+
+@pytest.mark.parametrize("power", [1.1, 1.5, 2.0, 3.0, 10.0])
+def test_mirror_descent_minimises_the_linear_loss_plus_the_divergence(power):
+    random = np.random.default_rng(2)
+    w, gradient, rate = random.normal(size=5), random.normal(size=5), 0.3
+    chain = mirror_descent(rate, power)
+    updates, _ = chain.update(jnp.asarray(gradient), chain.init(jnp.asarray(w)), jnp.asarray(w))
+    # w' = argmin η g·w' + ψ(w') − ψ(w) − ∇ψ(w)·(w' − w), so that ∇ψ(w') = ∇ψ(w) − η g
+    image = lambda v: np.sign(v) * np.abs(v) ** (power - 1)
+    np.testing.assert_allclose(image(w + np.asarray(updates)), image(w) - rate * gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_mirror_descent_with_power_two_is_gradient_descent_with_its_momenta_and_schedules():
+    loss = lambda w: (w @ jnp.array([[2.0, 0.5], [0.5, 1.0]]) @ w) / 2 - w.sum()
+    schedule, initial = optax.linear_schedule(0.1, 0.0, 30), jnp.array([1.0, -2.0])
+    np.testing.assert_allclose(
+        paths(loss, mirror_descent(schedule, 2.0), initial, 20), paths(loss, optax.sgd(schedule), initial, 20)
+    )
+    heavy = paths(loss, optax.sgd(0.1, momentum=0.8), initial, 20)
+    for chain in (mirror_descent(0.1, 2.0, 0.8), optax.chain(optax.trace(0.8), mirror_descent(0.1, 2.0))):
+        np.testing.assert_allclose(paths(loss, chain, initial, 20), heavy, rtol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", ["dual", "primal"])
+def test_only_primal_momentum_leaves_the_span_of_the_gradients(momentum):
+    X = jnp.asarray(np.random.default_rng(3).normal(size=(2, 5)))
+    loss = lambda w: ((X @ w - 1) ** 2).sum() / 2
+    dual = optax.chain(optax.trace(0.7), mirror_descent(0.02, 1.5))
+    chain = dual if momentum == "dual" else mirror_descent(0.02, 1.5, 0.7)
+    w = paths(loss, chain, jnp.zeros(5), 40)[-1]
+    image = np.sign(w) * np.abs(w) ** 0.5
+    outside = image - X.T @ np.linalg.lstsq(X.T, image, rcond=None)[0]
+    relative = np.linalg.norm(outside) / np.linalg.norm(image)
+    assert relative < 1e-12 if momentum == "dual" else relative > 1e-3
+
+
+def test_mirror_descent_keeps_the_dtype_of_its_parameters():
+    chain = mirror_descent(1.0, jnp.asarray(3.0, "float32"))
+    params = jnp.ones(2, "float32")
+    updates, state = chain.update(params / 2, chain.init(params), params)
+    assert updates.dtype == "float32"
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+    np.testing.assert_allclose(params + updates, 0.5**0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1.1, 4 / 3, 2.0, 3.0, np.inf])
+def test_steepest_descent_minimises_the_linear_loss_plus_half_the_squared_norm(order):
+    random = np.random.default_rng(4)
+    gradient = random.normal(size=6)
+    arrays = {"a": jnp.asarray(gradient[:2]), "b": jnp.asarray(gradient[2:].reshape(2, 2))}
+    chain = steepest_descent(0.3, order)
+    updates, _ = chain.update(arrays, chain.init(arrays), arrays)
+    moved = np.concatenate([np.ravel(updates["a"]), np.ravel(updates["b"])])
+    dual = 1.0 if np.isinf(order) else order / (order - 1)
+    # the minimum of g·Δ + ‖Δ‖²/(2η) is −η ‖g‖_q²/2, attained at ‖Δ‖ = η ‖g‖_q only
+    value = gradient @ moved + np.linalg.norm(moved, order) ** 2 / 0.6
+    assert value == pytest.approx(-0.15 * np.linalg.norm(gradient, dual) ** 2)
+    assert np.linalg.norm(moved, order) == pytest.approx(0.3 * np.linalg.norm(gradient, dual))
+
+
+def test_steepest_descent_stays_where_the_gradient_is_zero_and_keeps_the_dtype():
+    chain = steepest_descent(0.3, 4 / 3)
+    zero = jnp.zeros(3, "float32")
+    updates, _ = chain.update(zero, chain.init(zero), zero)
+    assert updates.dtype == "float32"
+    assert not updates.any()
