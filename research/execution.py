@@ -180,7 +180,7 @@ def _drawn(job: Job, outcome: report.Outcome, interruption: Interruption) -> Non
     from research.store import replacing
 
     figure = job.experiment.draw(outcome.dataset)
-    plots.mark_empty(figure)
+    plots.finish(figure)
     if job.described:
         line = figure.text(0.995, 0.005, job.described, ha="right", va="bottom", fontsize=7, color="0.4")
         line.set_parse_math(False)  # a value may hold a "$"

@@ -7,13 +7,13 @@ array on each device for the whole sweep, and cells that differ in nothing but t
 import functools
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 Decomposing = Literal["nothing", "matrices", "batches"]
 DATA = 1024  # bytes from which a constant is data; smaller ones are left to the compiler's constant folding
@@ -62,6 +62,11 @@ class Piece:
             return "nothing"
         return "batches" if any(operand.count("x") > 2 for operand in operands) else "matrices"
 
+    @property
+    def widest(self) -> int:
+        """Bytes of the largest array that is made inside a loop in a loop: in a run's step, if anywhere."""
+        return max((_size(variable) for variable in _inner(self.jaxpr)), default=0)
+
     @functools.cached_property
     def address(self) -> str:
         """The content address: the lowered program and the bytes of its data."""
@@ -69,6 +74,24 @@ class Piece:
         for value in self.data:
             digest.update(repr((value.shape, str(value.dtype))).encode() + value.tobytes())
         return digest.hexdigest()
+
+
+def _inner(jaxpr: Any, loops: int = 0) -> Iterator[Any]:
+    """The variables that equations inside two loops or more define."""
+    for equation in jaxpr.eqns:
+        if loops > 1:
+            yield from equation.outvars
+        inside = loops + (equation.primitive.name in ("while", "scan"))
+        for parameter in equation.params.values():
+            for part in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
+                if isinstance(part, (ClosedJaxpr, Jaxpr)):
+                    yield from _inner(part.jaxpr if isinstance(part, ClosedJaxpr) else part, inside)
+
+
+def _size(variable: Any) -> int:
+    dtype = variable.aval.dtype
+    width = 8 if jnp.issubdtype(dtype, jax.dtypes.extended) else dtype.itemsize
+    return int(np.prod(variable.aval.shape, dtype=int)) * width
 
 
 def _is_data(constant: Any) -> bool:

@@ -7,7 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -94,6 +96,27 @@ def legend(axes: Axes, **style: Any) -> None:
     """A legend of what bears a label, in the place where it hides least."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(**{"loc": "best", **style})
+
+
+def finish(figure: Figure) -> None:
+    """What every figure gets in the end: `mark_empty`, and labels of logarithmic axes that do not overlap."""
+    mark_empty(figure)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            chosen = isinstance(axis.get_major_locator(), FixedLocator)  # by whoever drew it
+            if axis.get_scale() == "log" and not chosen:
+                _label_sparsely(axis)
+
+
+def _label_sparsely(axis: Axis) -> None:
+    """Powers of ten alone where two or more of them are in sight, else 1, 2 and 5 times them, as plain numbers."""
+    low, high = sorted(axis.get_view_interval())
+    if low > 0 and np.floor(np.log10(high)) - np.ceil(np.log10(low)) >= 1:
+        axis.set_minor_formatter(NullFormatter())
+    elif low > 0:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def mark_empty(figure: Figure) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from research import axes, labels
 from research.dynamics import Run
+from research.layout import L2_CACHE
 from research.piece import Piece, anyone
 
 RUNNING, STOPPED, DIVERGED = 0, 1, 2
@@ -40,11 +41,6 @@ class Shape(NamedTuple):
     def run_bytes(self) -> int:
         """Bytes of what one run keeps on its device: state, records, and where it stands."""
         return self.record_bytes + self.state_bytes + 64
-
-    @property
-    def working_set(self) -> int:
-        """Bytes that a step of one run touches, estimated: state, gradient and new state, and the data."""
-        return 3 * self.state_bytes + self.given_bytes
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -113,6 +109,15 @@ class Program:
         except ValueError:  # the documented answer of vmap where an output does vary along the axis
             return True
         return False
+
+    @property
+    def working_set(self) -> int:
+        """Bytes that a step of one run touches, estimated: state, gradient, new state and data, or its widest array.
+
+        The widest counts where it does not fit a cache at all: else a compiler keeps most of it in registers.
+        """
+        widest = self.advance.widest
+        return max(3 * self.shape.state_bytes + self.shape.given_bytes, widest if widest > L2_CACHE else 0)
 
     def address(self) -> str:
         """The content address of the program: what one run computes, whatever its file, comments or layout."""

@@ -246,7 +246,7 @@ class Work:
             laid = layout.laid(
                 max(1, last - first),
                 lanes,
-                shape.working_set,
+                cell.program.working_set,
                 shape.run_bytes,
                 self.options.memory,
                 self._decomposing(number),

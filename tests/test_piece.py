@@ -42,3 +42,12 @@ def test_a_condition_is_one_for_the_whole_batch():
     several = jax.vmap(steps)
     assert several(jnp.array([False, True]), jnp.zeros(2)).tolist() == [3, 3]
     assert several(jnp.array([False, False]), jnp.zeros(2)).tolist() == [0, 0]
+
+
+def test_the_widest_array_is_that_of_the_inner_loop():
+    wide = lambda x: (x[:, None] * jnp.ones((1, 100))).sum(1)
+    loop = lambda body, x: jax.lax.fori_loop(0, 3, lambda _, y: body(y), x)
+    argument = jax.ShapeDtypeStruct((8,), "float32")
+    assert Piece(lambda x: loop(lambda y: loop(wide, y), x), argument).widest == 3200
+    assert Piece(lambda x: loop(lambda y: loop(jax.jit(wide), y), wide(x)), argument).widest == 3200
+    assert Piece(lambda x: loop(wide, wide(x)), argument).widest == 0

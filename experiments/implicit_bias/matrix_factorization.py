@@ -245,7 +245,6 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             label = f"depth {point['depth']}, {point['data']}".replace("_", " ")
             plots.points(spread, runs.nuclear_error, runs.error, label, markersize=4, alpha=1.0, **style)
         plots.theory(spread, spread.get_xlim(), spread.get_xlim(), "equal")
-        spread.xaxis.set_minor_formatter("")
         spread.set(xscale="log", yscale="log", xlabel="error of the least nuclear norm")
         spread.set_ylabel("error of the factorisation")
         spread.set(title=f"each seed, init_scale {scales[0]:g}")
