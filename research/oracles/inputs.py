@@ -44,6 +44,14 @@ def classification(X: object, y: object) -> tuple[np.ndarray, np.ndarray]:
     return samples, labels
 
 
+def measured(measurements: object, y: object) -> tuple[np.ndarray, np.ndarray]:
+    """Return symmetric matrices, one each along the first dimension, and what each of them measured."""
+    A = array("measurements", measurements, 3)
+    if A.shape[1] != A.shape[2] or not np.allclose(A, A.transpose(0, 2, 1), rtol=1e-12, atol=1e-12, equal_nan=True):
+        raise ValueError(f"measurements of shape {A.shape} are not all symmetric; it takes symmetric matrices")
+    return A, vector("y", y, len(A), "there are measurements")
+
+
 def number(name: str, value: object, *, low: float = -math.inf, below: float = math.inf) -> float:
     """Return `value` as a float with low <= value < below, or NaN."""
     try:

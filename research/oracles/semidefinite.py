@@ -30,7 +30,7 @@ def minimum_trace(
     Certificate: `trace_gap` at most 1e-6, else NaN; NaN too where no such matrix exists.
     Raises ValueError for shapes that do not agree, matrices that are not symmetric and infinite entries.
     """
-    A, y = _measured(measurements, y)
+    A, y = inputs.measured(measurements, y)
     solution = _solved(A.tobytes(), y.tobytes(), A.shape)
     return np.full(A.shape[1:], np.nan) if solution is None else solution[0]
 
@@ -45,7 +45,7 @@ def least_slack(
     as init_scale^(2 · least slack). Where several multipliers prove the same solution these are a central choice. NaN
     where the solution has full rank (nothing is outside), else as `minimum_trace`.
     """
-    A, y = _measured(measurements, y)
+    A, y = inputs.measured(measurements, y)
     solution = _solved(A.tobytes(), y.tobytes(), A.shape)
     if solution is None:
         return math.nan
@@ -93,7 +93,7 @@ def flow_limit(
     Certificate: misfit at most 1e-9 of ||y||, and off-diagonal entries in the common basis at most 1e-9, else NaN.
     Raises ValueError for an init_scale that is not positive, and as `minimum_trace`.
     """
-    A, y = _measured(measurements, y)
+    A, y = inputs.measured(measurements, y)
     init_scale = inputs.number("init_scale", init_scale, low=np.finfo(float).tiny)
     void = np.full(A.shape[1:], np.nan)
     if not (np.isfinite(A).all() and np.isfinite(y).all() and math.isfinite(init_scale)):
@@ -131,13 +131,6 @@ def _newton(eigenvalues: np.ndarray, y: np.ndarray, logarithm: float, multiplier
             step, slope = step / 2, slope / 2
         multipliers = multipliers + step
     return multipliers
-
-
-def _measured(measurements: object, y: object) -> tuple[np.ndarray, np.ndarray]:
-    A = inputs.array("measurements", measurements, 3)
-    if A.shape[1] != A.shape[2] or not np.allclose(A, A.transpose(0, 2, 1), rtol=1e-12, atol=1e-12, equal_nan=True):
-        raise ValueError(f"measurements of shape {A.shape} are not all symmetric; it takes symmetric matrices")
-    return A, inputs.vector("y", y, len(A), "there are measurements")
 
 
 @functools.lru_cache(maxsize=256)
