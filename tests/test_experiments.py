@@ -16,25 +16,33 @@ from research.job import documentation
 FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
 # the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
 ORACLES = {
+    "neural_collapse": "minimum_loss",
+    "adaptive_methods": "sign_interpolant",
+    "relu_spline": "representation_cost",
     "early_stopping": "path_constant",
     "lazy_training": "linearized_outputs",
     "double_descent": "ridgeless_risk",
     "catapult": "thresholds",
     "gradient_regularization": "modified_flow",
+    "balancedness": "balance_drift",
     "minimum_norm": "minimum_l2_norm",
     "mode_learning": "deep_linear_modes",
     "diagonal_network": "minimum_hyperbolic_entropy",
     "finite_step": "minimum_hyperbolic_entropy",
+    "label_noise": "minimum_weighted_sum",
     "max_margin": "maximum_margin",
     "margin_rates": "maximum_margin",
     "singular_values": "singular_velocities",
     "matrix_factorization": "minimum_nuclear_norm",
     "activation_saturation": "saturation",
     "mirror_descent": "minimum_power_norm",
+    "adamw_box": "box_least_squares",
     "unbounded_norms": "least_unobserved",
     "nuclear_norm": "minimum_trace",
+    "greedy_low_rank": "greedy_low_rank",
     "adam_margin": "maximum_margin",
     "steepest_descent": "maximum_margin",
+    "spectral_margin": "maximum_multiclass_margin",
 }
 ALL = [
     pytest.param(f"{family}.{name}", id=name, marks=pytest.mark.xdist_group(name))
