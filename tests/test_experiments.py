@@ -36,6 +36,7 @@ ORACLES = {
     "matrix_factorization": "minimum_nuclear_norm",
     "activation_saturation": "saturation",
     "mirror_descent": "minimum_power_norm",
+    "schatten_decay": "resting_sizes",
     "adamw_box": "box_least_squares",
     "unbounded_norms": "least_unobserved",
     "nuclear_norm": "minimum_trace",

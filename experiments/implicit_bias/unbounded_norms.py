@@ -5,7 +5,7 @@ or more matrices keeps the sign of its determinant; where that is positive, |W11
 infinity as 1/√loss, while the effective rank falls to one. So no norm is what the factorisation minimises: the
 completion of least nuclear norm has W11 = 0. With W22 = ε instead, |W11| is at least about 1/|ε|.
 
-Source: Razin & Cohen 2020, arXiv 2005.06398, section 4: Theorem 1, and the perturbed observations that follow it.
+Source: Razin & Cohen 2020, arXiv 2005.06398, Theorem 1 and its extension to perturbed observations.
 
 Departure: The paper starts layers at N(0, (8e-3)²), takes up to 5·10⁶ steps and shows depths 2, 3, 4. Here the start is
 what the theorem asks, balanced, with singular values init_scale · (1, r), and the judge is sharper than its 1/√loss

@@ -1,7 +1,7 @@
 """What fitting three entries of a 2 × 2 matrix forces on the fourth while the determinant is not negative.
 
 The matrix is [[W11, W12], [W21, W22]]; W12 = W21 = 1 and W22 = `corner` are observed, with the loss
-((W12 − 1)² + (W21 − 1)² + (W22 − corner)²)/2. Razin & Cohen 2020, arXiv 2005.06398, section 4, is corner = 0.
+((W12 − 1)² + (W21 − 1)² + (W22 − corner)²)/2. Razin & Cohen 2020, arXiv 2005.06398, Theorem 1, is corner = 0.
 """
 
 import math
