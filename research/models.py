@@ -1,6 +1,6 @@
 """Flax modules that more than one experiment trains, or that show what happens inside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -50,3 +50,8 @@ def centred(variance: Array | float, *, per_input: bool, uniform: bool = False) 
     """
     draw = (lambda *drawn: 2 * jax.random.uniform(*drawn) - 1) if uniform else jax.random.normal
     return lambda key, shape, dtype: jnp.sqrt(variance / (shape[0] if per_input else 1)) * draw(key, shape, dtype)
+
+
+def matrix_product(factors: Sequence[Float[Array, "..."]]) -> Float[Array, "row column"]:
+    """Return W_L … W_1 of [W_1, …, W_L]: a deep linear network, end to end."""
+    return jnp.linalg.multi_dot(factors[::-1]) if len(factors) > 1 else factors[0]

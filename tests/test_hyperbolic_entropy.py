@@ -6,7 +6,11 @@ from problems import regression
 from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
-from research.oracles.hyperbolic_entropy import minimum_depth_entropy, minimum_hyperbolic_entropy
+from research.oracles.hyperbolic_entropy import (
+    minimum_depth_entropy,
+    minimum_hyperbolic_entropy,
+    minimum_relative_entropy,
+)
 from research.oracles.least_squares import minimum_l1_norm, minimum_l2_norm
 
 X, Y = regression(3)
@@ -94,6 +98,39 @@ def test_an_uneven_start_is_a_scale_and_a_shift():
     assert np.linalg.norm(target - minimum_hyperbolic_entropy(X, y, 2 * u * v)) > 1e-2
 
 
+def positive(seed=7, samples=4, features=9):
+    X, _ = regression(seed, samples, features)
+    return X, X @ np.exp(np.random.default_rng(seed).normal(size=features))
+
+
+def test_relative_entropy_meets_its_conditions_and_a_cone_program():
+    import cvxpy
+
+    X, y = positive()
+    begin = np.exp(np.random.default_rng(8).normal(size=9))
+    w = minimum_relative_entropy(X, y, begin)
+    np.testing.assert_allclose(X @ w, y, atol=1e-9)
+    log_ratio = np.log(w / begin)
+    outside = X.T @ np.linalg.lstsq(X.T, log_ratio, rcond=None)[0] - log_ratio
+    assert np.linalg.norm(outside) < 1e-9 * np.linalg.norm(log_ratio)
+    variable = cvxpy.Variable(9)
+    objective = cvxpy.Minimize(cvxpy.sum(cvxpy.kl_div(variable, begin)))
+    cvxpy.Problem(objective, [X @ variable == y]).solve(solver=cvxpy.CLARABEL)
+    np.testing.assert_allclose(w, variable.value, atol=1e-3)
+
+
+def test_relative_entropy_is_where_gradient_flow_on_a_square_ends():
+    X, y = positive()
+    begin = np.exp(np.random.default_rng(9).normal(size=9))
+    field = lambda _, v: -2 * v * (X.T @ (X @ v**2 - y))
+    end = solve_ivp(field, (0, 100), np.sqrt(begin), method="LSODA", rtol=1e-11, atol=1e-12).y[:, -1]
+    np.testing.assert_allclose(end**2, minimum_relative_entropy(X, y, begin), atol=1e-7)
+
+
+def test_relative_entropy_without_a_positive_solution_is_void():
+    assert np.isnan(minimum_relative_entropy(np.ones((1, 3)), -np.ones(1), np.ones(3))).all()
+
+
 def test_what_is_not_certified_is_void():
     twice = np.vstack([X, X[:1]])
     assert np.isnan(minimum_hyperbolic_entropy(twice, np.append(Y, 1 + Y[0]), 1.0)).all()
@@ -110,6 +147,8 @@ def test_nan_in_gives_nan_out():
         minimum_hyperbolic_entropy(X, Y, 1.0, nan),
         minimum_depth_entropy(X, Y, np.nan, 3),
         minimum_depth_entropy(X, Y, 1.0, np.nan),
+        minimum_relative_entropy(np.nan * X, Y, np.ones(FEATURES)),
+        minimum_relative_entropy(X, Y, nan),
     ):
         assert np.isnan(answer).all()
 
@@ -123,6 +162,8 @@ REFUSED = {
     "y has 3 entries": lambda: minimum_depth_entropy(X, Y[:3], 1.0, 3),
     "init_scale is 0": lambda: minimum_depth_entropy(X, Y, 0.0, 3),
     "init_scale is -1": lambda: minimum_depth_entropy(X, Y, -1.0, 3),
+    "start has the entry 0": lambda: minimum_relative_entropy(X, Y, np.zeros(FEATURES)),
+    "start has 2 entries": lambda: minimum_relative_entropy(X, Y, np.ones(2)),
     "depth is 1": lambda: minimum_depth_entropy(X, Y, 1.0, 1),
 }
 

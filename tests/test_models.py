@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import FullyConnected, centred
+from research.models import FullyConnected, centred, matrix_product
 
 KEY = jax.random.key(0)
 
@@ -63,3 +63,9 @@ def test_the_variance_may_be_traced_and_mapped():
 
     one, four = spread(jnp.array([1.0, 4.0]))
     assert float(four / one) == pytest.approx(2, rel=1e-5)
+
+
+def test_a_matrix_product_has_its_first_factor_on_the_right():
+    first, second, third = jax.random.normal(KEY, (3, 2, 2))
+    np.testing.assert_allclose(matrix_product([first, second, third]), third @ second @ first, rtol=1e-5)
+    assert matrix_product([first]) is first

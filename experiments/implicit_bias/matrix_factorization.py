@@ -31,6 +31,7 @@ from research.data import breast_cancer, low_rank_matrix, observed_mask, standar
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import arms, lift, per_seed, select, table
+from research.models import matrix_product
 from research.observables.matrices import effective_rank
 from research.oracles.low_rank import effective_rank as exact_effective_rank
 from research.oracles.low_rank import minimum_nuclear_norm
@@ -50,11 +51,6 @@ class Observables(NamedTuple):
 class Given(NamedTuple):
     planted: Float[Array, "row column"]
     mask: Float[Array, "row column"]
-
-
-def product(factors: list[Array]) -> Float[Array, "row column"]:
-    """W_L … W_1 of [W_1, …, W_L]."""
-    return jnp.linalg.multi_dot(factors[::-1]) if len(factors) > 1 else factors[0]
 
 
 def low_rank(key: Array, data: Data, size: int, rank: int) -> Float[Array, "row column"]:
@@ -97,10 +93,10 @@ def simulate(
         for layer_key in jax.random.split(init_key, depth)
     ]
     optimizer = optax.sgd(learning_rate / depth)
-    loss = lambda factors: jnp.sum(mask * (product(factors) - planted) ** 2) / 2
+    loss = lambda factors: jnp.sum(mask * (matrix_product(factors) - planted) ** 2) / 2
 
     def observe(state: tuple) -> Observables:
-        W = product(state[0])
+        W = matrix_product(state[0])
         singular_values = jnp.linalg.svd(W, compute_uv=False)
         relative = lambda difference: jnp.linalg.norm(difference) / jnp.linalg.norm(planted)
         return Observables(

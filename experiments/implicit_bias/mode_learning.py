@@ -30,6 +30,7 @@ from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import arms, lift, per_seed, select, table
+from research.models import matrix_product
 from research.oracles.deep_linear import deep_linear_modes, descent_delay, time_to_reach
 from research.statistics import crossing, every_seed, over_seeds, slope
 
@@ -51,11 +52,6 @@ class Given(NamedTuple):
 def reflection(v: Float[Array, "row"]) -> Float[Array, "row column"]:
     """The orthogonal matrix I − 2vvᵀ/‖v‖²: of a Gaussian v a random one, and no decomposition is needed."""
     return jnp.eye(v.size) - 2 * jnp.outer(v, v) / (v @ v)
-
-
-def product(factors: list[Array]) -> Float[Array, "row column"]:
-    """W_L … W_1 of [W_1, …, W_L]."""
-    return jnp.linalg.multi_dot(factors[::-1]) if len(factors) > 1 else factors[0]
 
 
 def simulate(
@@ -97,11 +93,11 @@ def simulate(
     ]
 
     def loss(factors: list[Array]) -> Array:
-        error = product(factors) - target
+        error = matrix_product(factors) - target
         return jnp.sum(error @ covariance * error) / 2
 
     def observe(state: Any) -> Observables:
-        W = U.T @ product(state.params) @ V
+        W = U.T @ matrix_product(state.params) @ V
         strength = jnp.diagonal(W)
         return Observables(strength, jnp.linalg.norm(W - jnp.diag(strength)) / jnp.linalg.norm(s))
 

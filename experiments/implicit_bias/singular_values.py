@@ -28,6 +28,7 @@ from research.data import low_rank_matrix, observed_mask
 from research.dynamics import Descent, Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import lift, per_seed, select
+from research.models import matrix_product
 from research.oracles.factorization import flow_singular_values, singular_velocities
 from research.statistics import every_seed, slope_within
 
@@ -41,11 +42,6 @@ class Observables(NamedTuple):
 class Given(NamedTuple):
     planted: Float[Array, "row column"]
     mask: Float[Array, "row column"]
-
-
-def product(factors: list[Array]) -> Float[Array, "row column"]:
-    """W_L … W_1 of [W_1, …, W_L]."""
-    return jnp.linalg.multi_dot(factors[::-1]) if len(factors) > 1 else factors[0]
 
 
 def simulate(
@@ -77,7 +73,7 @@ def simulate(
     noise = imbalance * init_scale ** (1 / depth)
     factors = [W + noise * drawn(each) for W, each in zip(factors, jax.random.split(noise_key, depth), strict=True)]
     optimizer = optax.sgd(learning_rate / refinement)
-    loss = lambda factors: jnp.sum(mask * (product(factors) - planted) ** 2) / 2
+    loss = lambda factors: jnp.sum(mask * (matrix_product(factors) - planted) ** 2) / 2
     fine = descent(loss, optimizer)
 
     def step(state: Descent) -> Descent:
@@ -85,7 +81,7 @@ def simulate(
 
     def observe(state: Descent) -> Observables:
         downwards = jax.tree.map(jnp.negative, jax.grad(loss)(state.params))
-        W, velocity = jax.jvp(product, (state.params,), (downwards,))
+        W, velocity = jax.jvp(matrix_product, (state.params,), (downwards,))
         U, values, V = jnp.linalg.svd(W, full_matrices=False)
         return Observables(W, values, jnp.einsum("ir,ij,rj->r", U, velocity, V))
 

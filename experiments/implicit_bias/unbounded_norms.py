@@ -30,6 +30,7 @@ from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import lift, per_seed, select
+from research.models import matrix_product
 from research.oracles.completion import LEAST_NUCLEAR_NORM, largest_effective_rank, least_unobserved, valley_growth
 from research.oracles.low_rank import effective_rank
 from research.statistics import every_seed, slope_within
@@ -41,11 +42,6 @@ EXCESS = 1.05  # of |W11| over its least: det <= init_scale · |W11| adds at mos
 class Observables(NamedTuple):
     product: Float[Array, "row column"]
     loss: Float[Array, ""]
-
-
-def product(factors: list[Array]) -> Float[Array, "row column"]:
-    """W_L … W_1 of [W_1, …, W_L]."""
-    return jnp.linalg.multi_dot(factors[::-1])
 
 
 def rotation(angle: Array) -> Float[Array, "row column"]:
@@ -83,9 +79,9 @@ def simulate(
     factors[-1] = rotation(angle) @ (factors[-1] * jnp.stack([jnp.ones(()), flip])[:, None])
     observed = jnp.array([[0.0, 1.0], [1.0, 0.0]]).at[1, 1].set(corner)
     mask = jnp.array([[0.0, 1.0], [1.0, 1.0]])
-    loss = lambda factors: jnp.sum(mask * (product(factors) - observed) ** 2) / 2
+    loss = lambda factors: jnp.sum(mask * (matrix_product(factors) - observed) ** 2) / 2
     optimizer = optax.sgd(learning_rate)
-    observe = lambda state: Observables(product(state.params), loss(state.params))
+    observe = lambda state: Observables(matrix_product(state.params), loss(state.params))
     return Run(start(factors, optimizer), descent(loss, optimizer), observe, log_spaced(steps, 60))
 
 
