@@ -273,7 +273,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             axes.set_xlabel("α, the scale of the start")
         if axes not in (two, three):
             axes.set_yscale("log")
-        places = {order: {"loc": "lower left", "ncols": 3}, ends: {"loc": "lower center"}}
+        places: dict[Any, dict[str, Any]] = {order: {"loc": "lower left", "ncols": 3}, ends: {"loc": "lower center"}}
         plots.legend(axes, **places.get(axes, {}))
     order.set_xticks(rates, [f"{rate:g}" for rate in rates])
     order.set_xticks([], minor=True)

@@ -257,10 +257,7 @@ experiment = Experiment(
     findings=findings,
     draw=draw,
     design={"seeds": 8, AXES: ARMS},
-    smoke={
-        "seeds": 2,
-        AXES: [arm for arm in ARMS if arm in ((20, 0.4, 0.1), (20, 0.8, 0.1), (1, 0.1, 0.1), (1, 0.2, 0.1))],
-    },
+    smoke={"seeds": 2, "steps": 30_000, AXES: [(20, 0.4, 0.3), (20, 0.8, 0.3), (1, 0.1, 0.3), (1, 0.15, 0.3)]},
     paper={"seeds": 16, AXES: PAPER, "steps": 1_000_000},
     control={"momentum": 0.9},
 )

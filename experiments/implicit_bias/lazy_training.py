@@ -13,9 +13,11 @@ second derivative that drives the error. f is centred by subtracting what it say
 units instead, (a, b) beside (−a, b): to first order b then moves in opposite directions and a in the same, so that the
 terms of second order cancel in pairs; the distance falls as 1/α², faster than the bound. Of the width they bound the
 error by 1/√width; but the change of the kernel is a mean of terms of random sign, each O(1/√width), and falls as
-1/width; with mirrored units the mean of the terms left, 1/width, and their spread, width^-3/2, are both visible. Other
-sides: where f ≠ 0 at the start the residual αf − y grows with α, the weights move by O(1) and the distance grows as α;
-where the loss is not divided by α² (`loss_exponent` 0) the step is α² times too long and diverges.
+1/width; with mirrored units the mean of the terms left, 1/width, and their spread, width^-3/2, are both visible. Both
+bands of the width were set after a first look: its slope was −0.85 to −1.0 over four draws of 16 seeds, one of them
+inconclusive, and −1/2 in none. Other sides: where f ≠ 0 at the start the residual αf − y grows with α, the weights
+move by O(1) and the distance grows as α; where the loss is not divided by α² (`loss_exponent` 0) the step is α² times
+too long and diverges.
 """
 
 from collections.abc import Callable
@@ -173,7 +175,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     add(centred, test, "distance", "width", (-1.2, -0.8), over_seeds)
     add(mirrored, f"mirrored start (the bound says −1), {test}", "distance", "alpha", square, every_seed)
     add(mirrored, f"mirrored start, {test}", "distance", "width", (-1.5, -1.0), over_seeds)
-    add(neither, f"f ≠ 0 at the start, {test}", "distance", "alpha", (0.9, 1.1), every_seed)
+    add(neither, f"f ≠ 0 at the start, {test}", "distance", "alpha", (0.95, 1.05), every_seed)
     long = select(dataset, loss_exponent=0.0, alpha=lambda alpha: alpha >= LAZY)
     if long.diverged.size:
         what = "loss not divided by α², α ≥ 10: share of a seed's runs that diverge"
