@@ -152,6 +152,15 @@ def select(dataset: xr.Dataset, **conditions: Any) -> xr.Dataset:
     return dataset
 
 
+def sound(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with all that diverged runs recorded as NaN, so that no slope or extreme is read off their beginning.
+
+    A statistic over steps may leave out NaN, as it must leave out the padding of shorter runs.
+    """
+    recorded = [name for name, values in dataset.data_vars.items() if "step" in values.dims]
+    return dataset.assign({name: dataset[name].where(~dataset.diverged) for name in recorded})
+
+
 def per_seed(values: xr.DataArray, reduce: str = "max") -> np.ndarray:
     """One number a seed: `reduce` (max, min, mean, median, sum …) over every other dimension, NaN not skipped."""
     others = [dimension for dimension in values.dims if dimension != "seed"]

@@ -49,13 +49,15 @@ def spectral_descent(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTra
     """
 
     def polar(matrix: Any) -> Any:
-        wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        largest = jnp.max(jnp.abs(matrix))
+        scaled = matrix / jnp.where(largest > 0, largest, 1)
+        wide = scaled if matrix.shape[0] <= matrix.shape[1] else scaled.T
         values, vectors = jnp.linalg.eigh(wide @ wide.T)
         kept = values > jnp.finfo(values.dtype).eps * max(wide.shape) * values[-1]
         root = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
         factor = (vectors * root[None, :]) @ (vectors.T @ wide)
         factor = 1.5 * factor - 0.5 * factor @ (factor.T @ factor)
-        return factor if wide is matrix else factor.T
+        return factor if wide is scaled else factor.T
 
     orthogonal = optax.stateless(lambda updates, params=None: jax.tree.map(polar, updates))
     return optax.chain(orthogonal, optax.scale_by_learning_rate(learning_rate))
@@ -125,3 +127,18 @@ def mirror_descent(
         return moved, MirrorDescent(optax.safe_increment(state.count), dual, moved)
 
     return optax.with_extra_args_support(optax.GradientTransformation(init, update))
+
+
+def soft_threshold(threshold: Any) -> optax.GradientTransformation:
+    """The proximal step of an l1 penalty, the last of a chain: every parameter moves towards zero, and stops there.
+
+    It makes of the parameters w + u that the updates u lead to sign(w + u) · max(|w + u| − `threshold`, 0), all arrays
+    alike. Behind `optax.sgd(η)` with the threshold η λ it is proximal descent (ISTA) on the loss + λ‖w‖₁, which has
+    exact zeros where a descent along sign(w) has none. `threshold` may be traced.
+    """
+
+    def shrunk(updates: PyTree, params: PyTree) -> PyTree:
+        ahead = jax.tree.map(jnp.add, params, updates)
+        return jax.tree.map(lambda a, w: jnp.sign(a) * jnp.maximum(jnp.abs(a) - threshold, 0) - w, ahead, params)
+
+    return optax.stateless(shrunk)

@@ -16,6 +16,7 @@ from research.job import documentation
 FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
 # the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
 ORACLES = {
+    "dropout": "dropout_ridge",
     "neural_collapse": "minimum_loss",
     "adaptive_methods": "sign_interpolant",
     "relu_spline": "representation_cost",
@@ -25,6 +26,7 @@ ORACLES = {
     "catapult": "thresholds",
     "gradient_regularization": "modified_flow",
     "balancedness": "balance_drift",
+    "layer_alignment": "maximum_margin",
     "minimum_norm": "minimum_l2_norm",
     "mode_learning": "deep_linear_modes",
     "diagonal_network": "minimum_hyperbolic_entropy",
@@ -72,7 +74,7 @@ def test_the_main_finding_is_supported_and_none_is_void(path):
 def test_the_control_fails(path):
     experiment, _, _ = smoke(path)
     finding = experiment.findings(evaluate(experiment, experiment.control))[0]
-    assert finding.status != "supported", finding
+    assert finding.status in ("refuted", "inconclusive"), finding
 
 
 @pytest.mark.parametrize("path", [each for each in ALL if each.id in ORACLES])

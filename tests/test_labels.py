@@ -6,7 +6,7 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 from simulations import formula, regression
 
-from research.labels import arms, at_step, averaged, dimensions, fields, lift, per_seed, select, table
+from research.labels import arms, at_step, averaged, dimensions, fields, lift, per_seed, select, sound, table
 from research.sweep import sweep
 
 
@@ -262,3 +262,13 @@ def test_at_step_reads_what_was_recorded_and_between_it(swept):
     between = at_step(swept.loss, xr.DataArray(12**0.5 - 1))  # in ln(1 + step) halfway from 1 to 5
     np.testing.assert_allclose(between, (swept.loss.sel(step=1) + swept.loss.sel(step=5)) / 2)
     assert at_step(swept.loss, xr.DataArray(np.nan)).isnull().all()
+
+
+def test_what_diverged_runs_recorded_is_left_out():
+    dataset = sweep(regression, {"learning_rate": [0.1, 1e3]}, seeds=2)
+    assert dataset.diverged.any()
+    assert dataset.weights.where(dataset.diverged, 0.0).notnull().any()
+    clean = sound(dataset)
+    assert clean.weights.where(dataset.diverged).isnull().all()
+    xr.testing.assert_identical(clean.isel(learning_rate=0), dataset.isel(learning_rate=0))
+    assert clean.X.notnull().all()

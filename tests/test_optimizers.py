@@ -10,6 +10,8 @@ from research.optimizers import (
     dual_acceleration,
     inverse_square_root,
     mirror_descent,
+    soft_threshold,
+    spectral_descent,
     steepest_descent,
 )
 
@@ -169,3 +171,41 @@ def test_steepest_descent_stays_where_the_gradient_is_zero_and_keeps_the_dtype()
     updates, _ = chain.update(zero, chain.init(zero), zero)
     assert updates.dtype == "float32"
     assert not updates.any()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 7), (7, 3)])
+def test_spectral_descent_steps_along_the_polar_factor(shape):
+    gradient = np.random.default_rng(5).normal(size=shape)
+    chain = spectral_descent(0.3)
+    updates, _ = chain.update(jnp.asarray(gradient), chain.init(gradient), None)
+    U, s, Vt = np.linalg.svd(gradient, full_matrices=False)
+    np.testing.assert_allclose(updates, -0.3 * U @ Vt, atol=1e-13)
+    # the least linear change among all steps of spectral norm 0.3: minus 0.3 times the nuclear norm
+    assert (gradient * np.asarray(updates)).sum() == pytest.approx(-0.3 * s.sum())
+
+
+def test_spectral_descent_leaves_out_what_has_no_gradient():
+    U, V = (np.linalg.qr(np.random.default_rng(seed).normal(size=(size, 3)))[0] for seed, size in ((6, 5), (7, 8)))
+    chain = spectral_descent(1.0)
+    for values in ([1.0, 1e-4, 0.0], [1e-300, 1e-301, 0.0], [3.0, 0.0, 0.0]):
+        gradient = jnp.asarray(U * values @ V.T)
+        updates, _ = chain.update(gradient, chain.init(gradient), gradient)
+        kept = np.array(values) > 0
+        np.testing.assert_allclose(updates, -U[:, kept] @ V[:, kept].T, atol=1e-8)
+    zero = jnp.zeros((5, 8), "float32")
+    updates, _ = chain.update(zero, chain.init(zero), zero)
+    assert updates.dtype == "float32"
+    assert not updates.any()
+
+
+def test_soft_threshold_is_the_proximal_step_and_reaches_zero_exactly():
+    params, updates = jnp.array([1.0, -1.0, 0.3, -0.05, 0.0]), jnp.array([0.5, 0.5, -0.25, 0.0, 0.02])
+    chain = soft_threshold(0.1)
+    moved, _ = chain.update(updates, chain.init(params), params)
+    after = np.asarray(params + moved)
+    np.testing.assert_allclose(after, [1.4, -0.4, 0.0, 0.0, 0.0], atol=1e-15)
+    assert not after[2:].any()
+    # the minimiser of (z - ahead)²/2 + 0.1 |z|, on a grid
+    grid = np.linspace(-2, 2, 4001)
+    for ahead, found in zip(np.asarray(params + updates), after, strict=True):
+        assert grid[np.argmin((grid - ahead) ** 2 / 2 + 0.1 * np.abs(grid))] == pytest.approx(found, abs=1e-3)

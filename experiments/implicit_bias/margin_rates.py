@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, norm, per_seed, select
+from research.labels import arms, lift, norm, per_seed, select, sound
 from research.optimizers import dual_acceleration, inverse_square_root
 from research.oracles.margin import margin, margin_gap_slope, maximum_margin, separable
 from research.separable import Labelled, Separable, separable_problem
@@ -43,7 +43,7 @@ MOMENTUM = 0.9
 
 
 class Law(NamedTuple):
-    """The clock at which 1/gap is affine, and the power of t, with what the start may add to it in the budget."""
+    """The clock at which 1/gap is affine, and the power of t with a width, a convention, for what the start leaves."""
 
     clock: str
     power: float
@@ -88,6 +88,7 @@ def simulate(
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """How much of the largest margin is missing, the law that theory gives for it, and the distance to the rivals."""
+    dataset = sound(dataset)
     X, y, weights, kind = dataset.X, dataset.y, dataset.weights, dataset.optimizer
     t = dataset.step.where(dataset.step > 0)
     width, spread = 1 / norm(lift(maximum_margin, X, y, order=2)), 1 / lift(margin_gap_slope, X, y)
@@ -112,6 +113,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         gap=gap,
         spread=spread,
         clock=clock,
+        closing=slope_within(np.log(t), np.log(gap.where(gap > 0)), late(1)) < 0,
         law=slope_within(clock, spread / gap, late(3)),
         power=slope_within(np.log(t), np.log(gap.where(gap > 0)), late(3)).where(lift(separable, X, y) > 0),
     )
@@ -128,8 +130,10 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     def add(data: str, kind: str, what: str, variable: str, low: float, high: float, outlook: str = "") -> None:
         runs = select(ends, data=data, optimizer=kind)
         if runs.diverged.size:
-            decades = np.log10(runs.steps) + runs.spread * (1 / REACHED - 1 / runs.gap) / np.log(10)
-            said = outlook.format(float(decades.median())) if float(runs.gap.median()) > REACHED else ""
+            decades = float((np.log10(runs.steps) + runs.spread * (1 / REACHED - 1 / runs.gap) / np.log(10)).median())
+            # The law is that of a direction which separates: a margin that is not yet positive says nothing of it.
+            ahead = bool(runs.closing.all() and (runs.gap < 1).all()) and decades > float(np.log10(runs.steps.max()))
+            said = outlook.format(decades) if ahead else ""
             name = f"{data}, {kind}: {what}".replace("_", " ")
             found.append(Finding.of(name, (low, high), every_seed(per_seed(runs[variable])), said))
 

@@ -123,7 +123,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     found: list[Finding] = []
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, variable: str, *extremes: str) -> None:
-        if runs.diverged.size:
+        if runs.diverged.size and (variable == "worst" or runs.refinement.ndim):
             rows = [per_seed(runs[variable], each) for each in extremes]
             found.append(Finding.of(what, band, every_seed(np.concatenate(rows))))
 
@@ -135,10 +135,6 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     add(error, (0.9, 1.1), deep, "order", "min", "max")
     shallow = select(judged, depth=1)
     add("depth 1: largest error of dσ/dt, relative", (0.0, 1e-10), shallow, "worst", "max")
-    finest = select(deep, refinement=float(np.max(dataset.refinement)))
-    rate = float(np.min(dataset.rate))
-    # Steps of η at curvature h leave the flow by relative ηh/2 a unit of time: η times a number of order one.
-    add(f"learning rate {rate:.2g}: largest error of dσ/dt, relative", (0.0, rate), finest, "worst", "max")
     if least == 0:
         flow = "slope of ln(largest distance of σ to the flow's) on ln(learning rate), all runs of a seed"
         add(flow, (0.9, 1.1), judged, "flow_order", "min", "max")
@@ -149,7 +145,12 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
-    """Singular values against time at each depth, with the flow in black; the error against the rate; the law."""
+    """Singular values against time at each depth, with the flow in black; the error against the rate; the law.
+
+    Of any further axis the first value is drawn.
+    """
+    kept = {"seed", *(str(each) for name in ("depth", "refinement", "imbalance") for each in dataset[name].dims)}
+    dataset = dataset.isel({each: 0 for each in dataset.diverged.dims if each not in kept})
     depths = np.unique(dataset.depth.values).tolist()
     least, finest = (
         float(pick(np.atleast_1d(dataset[name]))) for pick, name in ((np.min, "imbalance"), (np.max, "refinement"))
@@ -185,10 +186,9 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
                 shown = shown.squeeze([each for each in shown.diverged.dims if each != "seed"])
                 drawn = shown.error.assign_coords(step=shown.time.values).sel(step=slice(1e-9, None))
                 plots.seeds(course, drawn, f"depth {depth}{kind}", linestyle=line, **style)
-    rates, times = np.unique(dataset.rate.values), np.unique(dataset.time.values)
-    plots.theory(errors, rates, rates, "learning rate")
+    rates = np.unique(dataset.rate.values)
+    plots.theory(errors, rates, rates, "slope 1")
     plots.theory(law, (1e-9, 1), (1e-9, 1), "equal")
-    plots.theory(course, times[1:], np.full(times[1:].shape, rates[0]), "learning rate")
     errors.set(title="the law's error is of the order of the rate", xscale="log", yscale="log")
     errors.set(xlabel="learning rate", ylabel="largest relative error")
     law.set(title="every singular value, every time", xscale="log", yscale="log", xlim=(1e-9, 2), ylim=(1e-9, 2))

@@ -5,7 +5,7 @@ direction of the largest margin in that norm, and to no other: coordinate descen
 l2, sign descent to l∞. The missing share of the margin is at most (ln n + R² Ση_t²/2)/(γ Ση_t), γ the margin and R the
 largest dual norm of a sample: t^-1/2 up to a logarithm. With constant steps l1 and l∞ stop short, while l2 goes on as
 1/t. On squared loss the step size decides where steepest descent ends, even in l4/3, smooth and strictly convex as it
-is; only in l2 it ends in the interpolant of least norm.
+is (in l1 on some data only); in l2 it always ends in the interpolant of least norm.
 
 Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246, Theorem 5 (margins), and section 2.3 with figure 1c
 (squared loss). The bound follows from two facts on f(w) = ln Σ exp(−z_i·w): its gradient has dual norm at least γ, and
@@ -141,7 +141,8 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     own, other, width = (_of_its_own(dataset, values) for values in (gaps, others, widths))
     shortest, exponent = dataset.learning_rate * dataset.unit, dataset.exponent
     length, squares = shortest * lift(power_sum, t, exponent), shortest**2 * lift(power_sum, t, 2 * exponent)
-    bound = (np.log(y.notnull().sum("sample")) + squares / dataset.unit**2 / 2) / (width * length)
+    samples = y.notnull().sum("sample")
+    bound = (np.log(samples.where(samples > 0)) + squares / dataset.unit**2 / 2) / (width * length)
     X, y = dataset.X.where(~separable), dataset.y.where(~separable)
     oracles = {1: minimum_l1_norm, 2: minimum_l2_norm, np.inf: minimum_linf_norm}
     interpolants = {order: lift(oracle, X, y) for order, oracle in oracles.items()}
@@ -209,7 +210,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             what = f"squared loss, {kind}: spread of the ends over learning rates, relative to the weights"
             spread = runs.weights.max(_arms(runs)) - runs.weights.min(_arms(runs))
             band = (0.0, 1e-6) if kind == "gradient_descent" else (1e-3, np.inf)
-            add(what, band, norm(spread) / norm(runs.interpolant).mean(_arms(runs)))
+            add(what, band, norm(spread) / norm(runs.weights).mean(_arms(runs)))
     return found
 
 
