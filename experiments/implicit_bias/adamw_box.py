@@ -25,7 +25,6 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float
 
-from research import data as problems
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
@@ -46,6 +45,14 @@ class Observables(NamedTuple):
 class Given(NamedTuple):
     X: Float[Array, "sample feature"]
     y: Float[Array, "sample"]
+
+
+def problem(key: Array, loss: Loss, samples: int, features: int) -> Given:
+    """Gaussian X and noisy measurements of a planted direction, or their signs; one draw, which compiles fast."""
+    draw = jax.random.normal(key, (samples + 1, features + 1))
+    X, planted, noise = draw[:-1, :-1], draw[-1, :-1], draw[:-1, -1]
+    measured = X @ planted / jnp.linalg.norm(planted)
+    return Given(X, 3 * (measured + 0.3 * noise) if loss == "least_squares" else jnp.sign(measured + noise))
 
 
 def simulate(
@@ -70,13 +77,10 @@ def simulate(
     them; both are multiplied by the rate. "sgd" takes the constant rate.
     """
     data_key, batch_key = jax.random.split(key)
+    X, y = problem(data_key, loss, samples, features)
     if loss == "least_squares":
-        X, y, _ = problems.gaussian_regression(data_key, samples, features, noise=0.3)
-        y = 3 * y
         objective = lambda w, rows: optax.l2_loss(X[rows] @ w, y[rows]).mean()
     else:
-        X, y, _ = problems.overlapping_classification(data_key, 2 * samples, features, flipped=0.3)
-        X = 5 * X
         objective = lambda w, rows: jax.nn.softplus(-y[rows] * (X[rows] @ w)).mean()
     rate = lambda count: learning_rate / (1 + count / time_scale)
     apart = {"b2": b2, "weight_decay": (1 - coupled) * weight_decay}
@@ -192,12 +196,13 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     ):
         runs = select(dataset.isel(seed=slice(0, 1)), **plain, optimizer="adamw", coupled=share)
         one = runs.weights.sel(step=runs.steps)
-        others = {each: 0 for each in runs.X.dims if each not in ("sample", "feature")}
+        others = dict.fromkeys(runs.diverged.dims, 0)
         decay = xr.DataArray(np.geomspace(0.25, 4.0, 80), dims="decay")
         for sign in (-1, 1):
             axes.plot(decay, sign / decay, color="0.6", label="box |w| = 1/λ" if sign > 0 else None)
         if one.size:
-            exact = oracle(runs.X.isel(others), runs.y.isel(others, missing_dims="ignore"), decay)
+            X, y = (runs[name].isel(others, missing_dims="ignore") for name in ("X", "y"))
+            exact = oracle(X, y, decay)
             for coordinate in range(one.sizes["feature"]):
                 label, colour = None if coordinate else said, f"C{coordinate % 7}"
                 plots.points(axes, one.weight_decay, one.isel(feature=coordinate), color=colour, alpha=1.0)

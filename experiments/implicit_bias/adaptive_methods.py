@@ -12,11 +12,11 @@ Departure: 30 samples, 55 to 70 % of them positive. The lemma is about exact ari
 float64 it holds for small steps and long memories only: off the ray of sign(Xᵀy) the curvature that the method sees is
 a few times that along it, so that steps which are stable along the ray let rounding errors grow off it, and RMSProp
 with optax's decay of 0.9 leaves it however small the steps, but for seeds in which no number is rounded. The
-predictions stay those of the lemma even so, save for optax's AdaGrad: its first accumulator of 0.1 (the lemma has 0) is
-enough to be right on all. Here ε is 10⁻¹² of the largest first gradient unless it is varied, the memory is 0.999, bias
-corrected, and the rates of RMSProp and Adam decay linearly to zero. A share `perturbation` of Gaussian features leads
-from the construction, a knife's edge, to Gaussian data. That least norm is better is no law: Shah, Kyrillidis &
-Sanghavi 2018, arXiv 1811.07055, have examples to the contrary.
+predictions are mostly those of the lemma even so, but not always (RMSProp in panel e), and not for optax's AdaGrad: its
+first accumulator of 0.1 (the lemma has 0) is enough to be right on all. Here ε is 10⁻¹² of the largest first gradient
+unless it is varied, the memory is 0.999, bias corrected, and the rates of RMSProp and Adam decay linearly to zero. A
+share `perturbation` of Gaussian features leads from the construction, a knife's edge, to Gaussian data.
+That least norm is better is no law: Shah, Kyrillidis & Sanghavi 2018, arXiv 1811.07055, have examples to the contrary.
 """
 
 from typing import Literal, NamedTuple
@@ -233,8 +233,9 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     limit.set_ylabel("relative distance to X⁺y")
     decides.set(title="e  ε decides", xlabel="ε / largest first gradient")
     edge.set(title="f  a knife's edge", xlabel="share of Gaussian features (0 drawn at 0.001)")
+    places = {ray: "upper left", edge: (0.02, 0.5), decides: "lower left"}
     for axes in panels.ravel():
-        plots.legend(axes, ncols=2 if axes is ray else 1, loc={ray: "upper left", edge: (0.02, 0.5)}.get(axes, "best"))
+        plots.legend(axes, ncols=2 if axes is ray else 1, loc=places.get(axes, "best"))
     return figure
 
 

@@ -225,6 +225,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
                 select(runs, learning_rate=lambda rate, most=largest: rate <= most), variable, "learning_rate"
             )
             error = error.dropna("seed", how="any")
+            if not error.size:
+                continue
             plots.seeds(broken, error, name, marker="o", markersize=3, color=f"C{number + 3 if number else 2}")
             power, small = 2 if number == 2 else 1, error.learning_rate.values
             line = float(error.isel(learning_rate=0).median()) * (small / small[0]) ** power
@@ -282,5 +284,5 @@ experiment = Experiment(
         "learning_rate": 2.0 ** np.arange(1, -11, -1),
         "steps": 6144,
     },
-    control={"model": "relu"},
+    control={"seeds": 6, ("model", "momentum"): [("relu", 0.0)]},
 )

@@ -12,10 +12,10 @@ at a constant rate on the exponential loss the gap falls as D / ln t.
 Departure: Sun et al. take a constant rate on the exponential loss ("plain" here). To go further along the same path the
 other runs on separable data follow the logarithm of that loss by steps η (p − 1)(1 + ‖w‖_p)^{p−2}, for which ‖w‖_p
 grows evenly for every p. The theorem supposes that the run fits. For p = 10 it does not: the curvature |w|^{−8}/9 at
-the smallest weight of the interpolant allows no step that gets there in any budget. What it fits, it still fits by the
-least l10 norm, as every ∇ψ(w_t) − ∇ψ(w0) lies in the row space of X. The law gap ∝ 1/‖w‖ needs p > 3/2: what samples
-off the margin left in the dual in the beginning stays there, turns w by the share ‖w‖^{1−p}, and costs the square of
-that, ‖w‖^{2−2p}, in the gap: for p = 1.5 another constant than D may remain, and for p = 1.1 the gap falls far slower.
+the smallest weight of the interpolant allows no step that gets there in any budget, and with longer ones the weights
+wander, on separable data too. The law gap ∝ 1/‖w‖ needs p > 3/2: what samples off the margin left in the dual in the
+beginning stays there, turns w by the share ‖w‖^{1−p}, and costs the square of that, ‖w‖^{2−2p}, in the gap: for p = 1.5
+another constant than D may remain, and for p = 1.1 the gap falls far slower.
 """
 
 from typing import Literal, NamedTuple
@@ -31,7 +31,7 @@ from research import data as problems
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, norm, per_seed, select
+from research.labels import arms, lift, norm, per_seed, select, sound
 from research.optimizers import mirror_descent
 from research.oracles.least_squares import null_component
 from research.oracles.power_norm import (
@@ -46,6 +46,7 @@ from research.statistics import every_seed, slope_within
 Problem = Literal["regression", "separable", "plain"]
 POWERS = (1.1, 1.5, 2.0, 3.0, 10.0)
 TOLERANCE = 1e-8  # of the claim: the relative distance at the end; 1e-12 of the slowest mode is left then
+APART = 0.05  # the distance, relative, below which the ends of two powers say much the same
 REACHED = 0.02  # of the largest margin may be missing where the direction counts as reached
 
 
@@ -99,6 +100,7 @@ def simulate(
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """Where each run should end, how far off it is, which rates settle, and how far it is from other powers' ends."""
+    dataset = sound(dataset)
     regression, separable = dataset.problem == "regression", dataset.problem != "regression"
     X, y, power, w0 = dataset.X, dataset.y, dataset.power, dataset.initial
     end, weights = dataset.weights.sel(step=dataset.steps), dataset.weights
@@ -144,7 +146,8 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         constant=constant,
         law=slope_within(longer, constant / gap.where(gap > 0), late),
         fall=slope_within(np.log(dataset.step.where(dataset.step > 0)), np.log(gap.where(gap > 0)), late),
-        nearness=(off / nearest).where(apart >= 0.05),  # else two powers say much the same
+        earlier=norm(weights.sel(step=dataset.steps / 10, method="nearest") - target) / norm(target),
+        nearness=(off / nearest).where(apart >= APART),
     )
 
 
@@ -158,14 +161,13 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             found.append(Finding.of(what, band, every_seed(per_seed(values, reduce)), outlook))
 
     runs, others = select(end, problem="regression", primal_momentum=own), [*dataset.diverged.dims[1:]]
-    settled = runs.settled & ~runs.diverged
-    judged = lambda values: values.where(settled, 0.0).where(settled.any(others))
+    judged = lambda values: values.where(runs.settled, 0.0).where(runs.settled.any(others))
     what = "regression: {}, the worst of a seed's runs that theory lets settle"
     distance = "relative distance to the interpolant of least lp divergence from w0"
     add(what.format(distance), (0.0, TOLERANCE), judged(runs.distance))
-    add(what.format("that distance over the one to the nearest other p's"), (0.0, 1e-6), judged(runs.nearness))
-    what = "regression: share of ∇ψ(w) − ∇ψ(w0) outside the row space of X, on the way and at the end, settled or not"
-    add(what, (0.0, 1e-10), runs.outside.where(~runs.diverged, 0.0))
+    add(what.format("that over the distance to the nearest other p's"), (0, TOLERANCE / APART), judged(runs.nearness))
+    what = "regression, a check of the implementation: share of ∇ψ(w) − ∇ψ(w0) outside the row space of X at any step"
+    add(f"{what}, but in {int(runs.diverged.sum())} runs that diverge", (0.0, 1e-10), runs.outside.max(others))
     had_time = ~runs.unfinished & runs.relative_rate.notnull() & (runs.momentum == 0)
     close = ~runs.diverged & (runs.distance < 1e-6)
     threshold = "regression: {} learning rate, in units of 2/λ_max(X diag(|w|^(2−p)/(p−1)) Xᵀ/n) at the interpolant, {}"
@@ -176,34 +178,32 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     flat = select(runs, power=10.0)
     if flat.diverged.size:
         steps = (np.log(1e12) * flat.relative_rate / flat.learning_rate / flat.slowest).where(flat.slowest > 0)
-        later = f"a rate that settles needs t = 10^{float(np.log10(steps.median())):.0f} (median)"
-        add("regression, p = 10: " + distance + ", the worst run", (0.0, TOLERANCE), flat.distance, outlook=later)
+        what = f"regression, p = 10 (to settle takes 10^{float(np.log10(steps.median())):.0f} steps, median): "
+        later = "then" * bool((flat.distance < flat.earlier).all() and (steps > flat.steps).all())
+        add(what + distance + ", the worst run", (0.0, TOLERANCE), flat.distance, outlook=later)
     if own == 0:
         primal = select(end, problem="regression", primal_momentum=lambda momentum: momentum > 0)
         same = primal.power == 2
         curved = primal.distance.where((primal.misfit < 1e-6) & ~same, np.inf)
         what = "regression, momentum in the primal{}: " + distance
-        add(what.format(", p ≠ 2") + ", the nearest run", (1000 * TOLERANCE, np.inf), curved, "min")
+        add(what.format(", p ≠ 2") + ", the nearest run that fits", (1000 * TOLERANCE, np.inf), curved, "min")
         add(what.format(", p = 2"), (0.0, TOLERANCE), primal.distance.where(same, 0.0).where(same.any()))
         ladder = select(primal, power=1.5, primal_momentum=0.5)
         if ladder.learning_rate.size > 2:
             x, y = np.log(ladder.learning_rate), np.log(ladder.distance)
             # Each of 1/η steps adds to the dual a term of the order of its square.
             what = "regression, momentum 1/2 in the primal: order of that distance in the learning rate"
-            add(what, (0.9, 1.1), slope_within(x, y, ladder.misfit < 1e-6, str(x.dims[0])))
+            add(what, (0.9, 1.1), slope_within(x, y, (ladder.misfit < 1e-6).all(x.dims), str(x.dims[0])))
     for problem, power in (*(("separable", power) for power in POWERS), ("plain", 2.0), ("plain", 3.0)):
         runs = select(end, problem=problem, power=power)
         if not runs.diverged.size:
             continue
         named, steps = f"{problem}, p = {power:g}: ", np.log10(runs.steps)
+        pace = steps + np.log10(runs.gap / REACHED) / -runs.fall.where(runs.fall < 0)
         if problem == "plain":  # where ‖w‖/‖ŵ‖ grows by one, t grows e-fold
-            pace, further = "at this pace", steps + runs.constant * (1 / REACHED - 1 / runs.gap) / np.log(10)
-        elif (runs.relative_rate > 1).all():
-            pace = "its curvature allows no such rate; the largest that it does would be there"
-            further = steps + np.log10(runs.relative_rate * runs.constant / REACHED / runs.longer)
-        else:
-            pace, further = "at this pace", steps + np.log10(runs.gap / REACHED) / -runs.fall.clip(max=-1e-6)
-        later = f"{pace} at t = 10^{float(further.median()):.0f} (median run)"
+            pace = steps + runs.constant * (1 / REACHED - 1 / runs.gap) / np.log(10)
+        ahead = bool((runs.fall < 0).all() and (pace.max() > steps.max()))
+        later = f"at this pace at t = 10^{float(pace.max()):.0f} (slowest run)" if ahead else ""
         add(named + "missing share of the largest lp margin at the end", (0.0, REACHED), runs.gap, outlook=later)
         runs = runs.isel(seed=np.flatnonzero((runs.relative_rate < 0.5).all(others)))
         if problem == "plain" or runs.sizes["seed"] < 2:
@@ -211,7 +211,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         named = f"{named[:-2]}, {runs.sizes['seed']} of {end.sizes['seed']} seeds, whose curvature allows the rate: "
         if power in (1.5, 2.0, 3.0):
             what = "distance to the direction over that to the nearest other p's, the run that went furthest"
-            add(named + what, (0.0, 0.1), runs.nearness, "min")
+            add(named + what, (0.0, 1.0), runs.nearness, "min")
             # Terms of the order (‖ŵ‖/‖w‖)² are left in the slope, and ‖ŵ‖/‖w‖ is 0.1 or less where it is taken.
             # Where the law is at its end, p = 3/2, the gap may be larger, and the slope smaller.
             band, what = (0.98, 1.02) if power > 1.5 else (0.0, 1.0), "slope of D/gap on ‖w‖_p/‖ŵ‖_p, a seed's {}est"
