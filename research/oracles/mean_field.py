@@ -1,188 +1,243 @@
-"""How variance, correlation and saturation travel through a wide random network.
+"""The mean field of wide random networks: how variance, correlation, gradients and saturation travel through them.
 
-Weights are N(0, weight_variance / width), biases N(0, bias_variance), q is the variance of a pre-activation and φ the
-activation: "tanh", "sigmoid" (the logistic one), "erf", "softsign", "relu" or "linear" (also "identity"). Poole et al.
-2016 (arXiv 1606.05340) and Schoenholz et al. 2017 (arXiv 1611.01232).
+A tool of its own: NumPy and SciPy, no training library. With weights N(0, weight_variance / width) and biases
+N(0, bias_variance), the pre-activations of layer l are Gaussian in the limit of infinite width, with a variance q and,
+of two inputs, a correlation c that follow a recursion (Poole et al. 2016, arXiv 1606.05340; Schoenholz et al. 2017,
+arXiv 1611.01232):
 
-Gaussian expectations are composite Gauss-Legendre rules whose panels halve towards z = 0 down to the width on which φ
-bends, 1/√q. They are right to 1e-12 for every φ here, kinks included: within 2e-15 of
-scipy.integrate.quad for q from 1e-4 to 1e4.
+    >>> from research.oracles.mean_field import edge_of_chaos, mean_field
+    >>> mean_field("tanh", 1.3**2, 0.3**2)            # q*, χ_1, c*, ξ_c, ξ_q, ξ_grad, and the error of all that
+    >>> mean_field("tanh", 1.3**2, 0.3**2, keep=0.9)  # with dropout that keeps nine units of ten
+    >>> edge_of_chaos("gelu", 0.1)                    # the weight variance at which χ_1 = 1
+
+An activation is a name ("tanh", "sigmoid" the logistic one, "erf", "softsign", "hard_tanh", "relu", "leaky_relu",
+"elu", "softplus", "gelu", "silu", "linear") or your own `Activation(value, slope)`; see `research.oracles.activations`.
+
+Dropout multiplies every activation by 0, or by 1/keep with probability keep, with a mask of its own for each input:
+q' = (σ_w²/keep)·E φ² + σ_b² but q'·c' = σ_w²·E φ(u₁)φ(u₂) + σ_b², so that no two inputs, not even equal ones, stay
+equal, c* < 1 (Schoenholz et al. 2017, section 5). Gradients pass one mask and grow by χ_1 = (σ_w²/keep)·E φ'².
+
+Everything is computed by the quadrature of `research.oracles.gaussian`, closed forms for the homogeneous activations
+(the arc-cosine kernel of Cho & Saul 2009), and certified by a finer quadrature.
 """
 
-from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import erf
 
 from research.oracles import inputs
+from research.oracles.activations import ACTIVATIONS, Activation, leaky_relu, named
+from research.oracles.gaussian import FINER, ORDER, gaussian_expectation
+from research.oracles.wide_layer import (
+    covariance_slope,
+    fixed_distance,
+    fixed_variance,
+    mean_square,
+    mean_square_slope,
+    spread,
+    variance_slope,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "MeanField",
+    "correlation_path",
+    "edge_of_chaos",
+    "leaky_relu",
+    "mean_field",
+    "residual",
+    "saturation",
+    "variance_path",
+]
 
 RESIDUAL_BOUND = 1e-9
-REACH = 10.0  # standard deviations: the tail beyond has mass 1e-23
-ORDER, FINER = 20, 28  # nodes a panel, for the answer and for its certificate
-
-Function = Callable[[np.ndarray], np.ndarray]
-
-
-class Activation(NamedTuple):
-    """An activation function, its first two derivatives (off the kinks) and its range."""
-
-    value: Function
-    slope: Function
-    curvature: Function
-    low: float
-    high: float
 
 
 class MeanField(NamedTuple):
-    """The fixed point of an infinitely wide network and the depths on which it is approached, in layers."""
+    """The fixed point of an infinitely wide network and the depths on which it is approached, in layers.
+
+    `error` is the estimate of the relative error of q*, χ_1 and 1 - c*: what a finer quadrature moves them by in one
+    layer.
+    """
 
     q: float
     chi: float
     correlation: float
     correlation_depth: float
     variance_depth: float
+    gradient_depth: float
+    error: float
 
 
-def _sech_squared(x: np.ndarray) -> np.ndarray:
-    small = np.exp(-2 * np.abs(x))
-    return 4 * small / (1 + small) ** 2
+UNKNOWN = MeanField(*[float("nan")] * 7)
 
 
-ACTIVATIONS = {
-    "tanh": Activation(np.tanh, _sech_squared, lambda x: -2 * np.tanh(x) * _sech_squared(x), -1.0, 1.0),
-    "sigmoid": Activation(
-        lambda x: (1 + np.tanh(x / 2)) / 2,
-        lambda x: _sech_squared(x / 2) / 4,
-        lambda x: -np.tanh(x / 2) * _sech_squared(x / 2) / 4,
-        0.0,
-        1.0,
-    ),
-    "erf": Activation(
-        erf,
-        lambda x: 2 / np.sqrt(np.pi) * np.exp(-(x**2)),
-        lambda x: -4 / np.sqrt(np.pi) * x * np.exp(-(x**2)),
-        -1.0,
-        1.0,
-    ),
-    "softsign": Activation(
-        lambda x: x / (1 + np.abs(x)),
-        lambda x: (1 + np.abs(x)) ** -2.0,
-        lambda x: -2 * np.sign(x) * (1 + np.abs(x)) ** -3.0,
-        -1.0,
-        1.0,
-    ),
-    "relu": Activation(lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0, lambda x: 0 * x, 0.0, np.inf),
-    "linear": Activation(lambda x: x, lambda x: 0 * x + 1, lambda x: 0 * x, -np.inf, np.inf),
-}
-ACTIVATIONS["identity"] = ACTIVATIONS["linear"]
+def mean_field(
+    activation: str | Activation, weight_variance: float, bias_variance: float, keep: float = 1.0, start: float = 1.0
+) -> MeanField:
+    """Return q*, χ_1, c*, ξ_c ("correlation_depth"), ξ_q ("variance_depth"), ξ_grad ("gradient_depth") and the error.
 
+    q* = (σ_w²/keep)·E φ(√q* z)² + σ_b² is the fixed point that the variance reaches from `start` (bounded monotone
+    activations have one stable fixed point, others may have several); χ_1 = (σ_w²/keep)·E φ'(√q* z)², by which a layer
+    multiplies squared gradients and, with one mask for both, small perturbations; c* the stable fixed point of the
+    correlation of two inputs: without dropout 1 for χ_1 <= 1, less in the chaotic phase; with dropout less than 1.
+    ξ_c = -1/ln(σ_w²·E φ'(u₁)φ'(u₂)) at c*, which is -1/ln χ_1 for c* = 1; ξ_q = -1/ln((σ_w²/keep)·d E φ²/dq), the
+    derivative being E φ'² + E φ''φ by partial integration (Schoenholz et al. 2017); ξ_grad = -1/ln χ_1, negative where
+    gradients grow towards the input. A depth is infinite where the slope is 1 (the approach is algebraic), 0 where one
+    layer suffices, NaN where there is no approach.
 
-def mean_field(activation: str, weight_variance: float, bias_variance: float) -> MeanField:
-    """Return q*, χ_1, c*, ξ_c and ξ_q, the last two as "correlation_depth" and "variance_depth".
+    Where q* = 0, two inputs fade in the linear regime: c* is 1 without dropout and 0 with it, and ξ_c is the depth on
+    which the covariance vanishes. Homogeneous activations: where the variance grows without bound, q* is infinite and
+    ξ_q NaN, and without bias q* is NaN for χ_1 = 1, as every q is fixed; c* and ξ_c are those that correlations have
+    without bias (where it is outgrown, too), and depend on no variance. Others: where q* is infinite, the rest is NaN.
 
-    q* = σ_w²·E φ(√q* z)² + σ_b² is the stable fixed point of the variance; χ_1 = σ_w²·E φ'(√q* z)²; c* the stable fixed
-    point of the correlation of two inputs (1 for χ_1 <= 1, less in the chaotic phase);
-    ξ_c = -1/ln(σ_w²·E φ'(u_1)φ'(u_2)) at c*, which is -1/ln χ_1 for χ_1 <= 1;
-    ξ_q = -1/ln(χ_1 + σ_w²·E φ''(√q* z)φ(√q* z)) (Schoenholz et al. 2017).
-    A depth is infinite where the approach is algebraic (the slope is 1), 0 where one layer suffices.
-    Where q* = 0 (φ(0) = 0, no bias, χ_1 <= 1) correlations do not move: c* is 1 and ξ_c the depth on which the
-    covariance vanishes. For "relu" and "linear", closed forms: q* is infinite, and everything but χ_1 NaN, where the
-    variance grows without bound, and q* alone is NaN where every q is a fixed point.
-
-    Certificate: both fixed points put back into their maps with a finer quadrature, residual at most 1e-9 of q* and of
-    1 - c*, else every field is NaN. Raises ValueError for an unknown activation and for negative variances.
+    Certificate: both fixed points put back into their maps with a finer quadrature, and χ_1 again: `error` at most
+    1e-9, else every field is NaN. Raises ValueError for an unknown activation, negative variances, a `keep` outside (0, 1]
+    and a `start` that is not positive.
     """
-    function, weight, bias = _network(activation, weight_variance, bias_variance)
-    if np.isnan(weight) or np.isnan(bias):
-        return MeanField(*[float("nan")] * 5)
-    if np.isinf(function.high):
-        return _homogeneous(weight * (0.5 if activation == "relu" else 1.0), bias)
-    q = _fixed_variance(function, weight, bias)
-    chi = weight * gaussian_expectation(lambda u: function.slope(u) ** 2, q)
-    bend = weight * gaussian_expectation(lambda u: function.curvature(u) * function.value(u), q)
-    angle = _fixed_angle(function, weight, bias, q) if chi > 1 + 1e-10 else 0.0
-    slope = weight * _pair_expectation(function.slope, q, angle, product=True) if angle else chi
-    field = MeanField(q, chi, float(np.sin(np.pi / 2 - angle)) if angle else 1.0, _depth(slope), _depth(chi + bend))
+    function, weight, bias, kept = _network(activation, weight_variance, bias_variance, keep)
+    first = inputs.number("start", start, low=np.nextafter(0.0, 1.0))
+    if np.isnan([weight, bias, kept, first]).any():
+        return UNKNOWN
+    gain = weight / kept
+    q = fixed_variance(function, gain, bias, first) if function.leak is None else _homogeneous(function, gain, bias)
+    if function.leak is None and np.isinf(q):
+        return UNKNOWN._replace(q=q)
+    free = function.leak is not None and (bias == 0 or np.isinf(q))
+    # Without bias, a homogeneous layer treats every variance alike: as it does 1 at χ_1 = 1.
+    weight, at = (kept / mean_square_slope(function, 1.0), 1.0) if free else (weight, q)
+    chi = gain * mean_square_slope(function, at)
+    if at == 0:
+        apart, slope = float(kept < 1), kept * chi
+    else:
+        ordered = kept == 1 and weight * mean_square_slope(function, at) <= 1 + 1e-10
+        apart = 0.0 if ordered else fixed_distance(function, weight, kept, at)
+        slope = weight * covariance_slope(function, at, apart)
+    along = float("nan") if np.isinf(q) else gain * variance_slope(function, at)
+    field = MeanField(q, chi, 1 - apart, _depth(slope), _depth(along), _gradient_depth(chi), 0.0)
+    if not free:
+        field = field._replace(error=residual(function, weight, bias, field, kept))
     # Written so that a NaN does not pass.
-    return field if residual(activation, weight, bias, field) <= RESIDUAL_BOUND else MeanField(*[float("nan")] * 5)
+    return field if field.error <= RESIDUAL_BOUND else UNKNOWN
 
 
-def residual(activation: str, weight_variance: float, bias_variance: float, field: MeanField) -> float:
-    """Return how far q* and c* of a bounded activation are from being fixed points, relative to q* and 1 - c*."""
-    function, weight, bias = _network(activation, weight_variance, bias_variance)
-    image = weight * gaussian_expectation(lambda u: function.value(u) ** 2, field.q, FINER) + bias
-    moved = abs(image - field.q) / field.q if field.q > 0 else float(image)
+def residual(
+    activation: str | Activation, weight_variance: float, bias_variance: float, field: MeanField, keep: float = 1.0
+) -> float:
+    """Return how far q* and c* are from being fixed points, relative to q* and 1 - c*, and χ_1 from its value.
+
+    The largest of the three, by a finer quadrature.
+    """
+    function, weight, bias, kept = _network(activation, weight_variance, bias_variance, keep)
+    image = weight / kept * mean_square(function, field.q, FINER) + bias
+    chi = weight / kept * mean_square_slope(function, field.q, FINER)
+    worst = [abs(image - field.q) / field.q if field.q > 0 else image, abs(chi - field.chi) / max(chi, 1.0)]
     apart = 1 - field.correlation
-    if not apart:
-        slope = weight * gaussian_expectation(lambda u: function.slope(u) ** 2, field.q, FINER)
-        return float(np.maximum(moved, max(slope - 1 - 1e-10, 0.0)))
-    angle = 2 * np.arcsin(np.sqrt(apart / 2))
-    spread = weight * _pair_expectation(function.value, field.q, angle, product=False, order=FINER) / (2 * field.q)
-    # With c = 1 - apart known to 1e-16 only, so is the relative distance to 1e-16 / apart.
-    return float(np.maximum(moved, max(abs(spread / apart - 1) - 1e-15 / apart, 0.0)))
+    if not apart and kept == 1:
+        worst.append(max(chi - 1 - 1e-10, 0.0))
+    elif field.q > 0:
+        moved = weight * spread(function, field.q, apart, kept, FINER) / field.q
+        # With c = 1 - apart known to 1e-16 only, so is the relative distance to 1e-16 / apart.
+        worst.append(max(abs(moved / apart - 1) - 1e-15 / apart, 0.0) if apart else np.inf)
+    return float(np.max(worst))
 
 
 def variance_path(
-    activation: str, weight_variance: float, bias_variance: float, first: float, layers: int
+    activation: str | Activation,
+    weight_variance: float,
+    bias_variance: float,
+    first: float,
+    layers: int,
+    keep: float = 1.0,
 ) -> Float[np.ndarray, "layer"]:
-    """Return the pre-activation variances of that many layers: q_1 = `first`, q_(l+1) = σ_w²·E φ(√q_l z)² + σ_b².
+    """Return the variances of that many layers: q_1 = `first`, q_(l+1) = (σ_w²/keep)·E φ(√q_l z)² + σ_b².
 
     Certificate: every step again with a finer quadrature, within 1e-9 relative, else NaN.
-    Raises ValueError for an unknown activation, negative variances and fewer than one layer.
+    Raises ValueError as `mean_field` does, and for fewer than one layer.
     """
-    function, weight, bias = _network(activation, weight_variance, bias_variance)
-    first = inputs.number("first", first, low=0.0)
+    function, weight, bias, kept = _network(activation, weight_variance, bias_variance, keep)
+    path = [inputs.number("first", first, low=0.0)]
     if layers != int(layers) or layers < 1:
         raise ValueError(f"layers is {layers!r}; it takes a whole number from 1")
-    path = [first]
-    square = lambda u: function.value(u) ** 2
     while len(path) < layers:
         with np.errstate(over="ignore", invalid="ignore"):
-            step, finer = (weight * gaussian_expectation(square, path[-1], order) + bias for order in (ORDER, FINER))
+            step, finer = (weight / kept * mean_square(function, path[-1], order) + bias for order in (ORDER, FINER))
         path.append(step if abs(step - finer) <= RESIDUAL_BOUND * finer else float("nan"))
     return np.array(path) if np.isfinite(path).all() else np.full(int(layers), np.nan)
 
 
-def edge_of_chaos(activation: str, bias_variance: float) -> float:
-    """Return the weight variance at which χ_1 = 1 for that bias variance.
+def correlation_path(
+    activation: str | Activation,
+    weight_variance: float,
+    bias_variance: float,
+    first: float,
+    correlation: float,
+    layers: int,
+    keep: float = 1.0,
+) -> Float[np.ndarray, "layer"]:
+    """Return the correlations of that many layers of two inputs of variance `first` and that correlation at first.
 
-    Solved along the edge, which q* parametrises: σ_w² = 1/E φ'², σ_b² = q* - E φ²/E φ'², one q* for each σ_b². For
-    an odd φ without bias it is 1/φ'(0)², at q* = 0; for "sigmoid" it lies deep in saturation even there, at 103.0076
-    with q* = 45.6243. For "relu" and "linear" there is an edge without bias only, at 2 and at 1, and NaN otherwise.
+    q_(l+1)·c_(l+1) = σ_w²·E φ(u₁)φ(u₂) + σ_b², the variance following `variance_path`.
+    Certificate: every step again with a finer quadrature, 1 - c within 1e-9 relative or 1e-12, else NaN.
+    Raises ValueError as `variance_path` does, and for a correlation outside [-1, 1].
+    """
+    function, weight, _, kept = _network(activation, weight_variance, bias_variance, keep)
+    variances = variance_path(activation, weight_variance, bias_variance, first, layers, keep)
+    beginning = inputs.number("correlation", correlation, low=-1.0, below=np.nextafter(1.0, 2.0))
+    path = [1 - beginning]
+    for before, after in pairwise(variances):
+        if not (np.isfinite(path[-1]) and before > 0 and after > 0):
+            return np.full(int(layers), np.nan)
+        step, finer = (weight * spread(function, before, path[-1], kept, order) / after for order in (ORDER, FINER))
+        path.append(step if abs(step - finer) <= RESIDUAL_BOUND * abs(finer) + 1e-12 else float("nan"))
+    return 1 - np.array(path) if np.isfinite(path).all() else np.full(int(layers), np.nan)
+
+
+def edge_of_chaos(activation: str | Activation, bias_variance: float, keep: float = 1.0) -> float:
+    """Return the weight variance at which χ_1 = 1 for that bias variance; with dropout, `keep` times that without.
+
+    Solved along the edge, which q* parametrises: σ_w² = keep/E φ'², σ_b² = q* - E φ²/E φ'². With dropout, gradients
+    keep their size there, but correlations do not stay (c* < 1): the edge is no critical line of theirs.
+    For an odd bounded φ without bias it is 1/φ'(0)², at q* = 0; for "sigmoid" it lies deep in saturation even there, at
+    103.0076 with q* = 45.6243. Homogeneous activations have an edge without bias only, at 2/(1 + leak²), and NaN
+    otherwise. Others ("gelu", "silu") may have several q* for one σ_b², and the edge is that of the smallest to which
+    the variance returns when moved, or NaN where there is none.
 
     Certificate: χ_1 - 1 and the fixed point of q, by a finer quadrature, at most 1e-9, else NaN.
-    Raises ValueError for an unknown activation and for a negative bias variance.
+    Raises ValueError for an unknown activation, a negative bias variance and a `keep` outside (0, 1].
     """
     from scipy.optimize import brentq
 
-    function, _, bias = _network(activation, 0.0, bias_variance)
-    if np.isnan(bias):
+    function, _, bias, kept = _network(activation, 0.0, bias_variance, keep)
+    if np.isnan([bias, kept]).any():
         return float("nan")
-    if np.isinf(function.high):
-        return (2.0 if activation == "relu" else 1.0) if bias == 0 else float("nan")
-    zero = np.zeros(1)
-    if bias == 0 and function.value(zero)[0] == 0:
-        return float(1 / function.slope(zero)[0] ** 2)
+    if function.leak is not None:
+        return 2 * kept / (1 + function.leak**2) if bias == 0 else float("nan")
 
     def edge(q: float, order: int = ORDER) -> tuple[float, float]:
-        weight = 1 / gaussian_expectation(lambda u: function.slope(u) ** 2, q, order)
-        return weight, q - weight * gaussian_expectation(lambda u: function.value(u) ** 2, q, order)
+        weight = 1 / mean_square_slope(function, q, order)
+        return weight, q - weight * mean_square(function, q, order)
 
-    high = 1.0
-    while edge(high)[1] < bias:
-        high *= 2
-    low = high / 2
-    while edge(low)[1] > bias:
-        low /= 2
-    q = np.exp(brentq(lambda log_q: edge(np.exp(log_q))[1] - bias, np.log(low), np.log(high), xtol=1e-15, rtol=1e-15))
-    (weight, _), (finer, finer_bias) = edge(q), edge(q, FINER)
-    certified = abs(weight / finer - 1) <= RESIDUAL_BOUND and abs(finer_bias - bias) <= RESIDUAL_BOUND * q
-    return float(weight) if certified else float("nan")
+    zero = np.zeros(1)
+    value, slope = float(function.value(zero)[0]), float(function.slope(zero)[0])
+    if bias == 0 == value and slope and mean_square(function, 1e-6) / slope**2 <= 1e-6 + 1e-15:
+        return kept / slope**2
+    grid = np.geomspace(1e-6, 1e8, 141)
+    beyond = np.array([edge(q)[1] for q in grid]) - bias
+    for place in np.flatnonzero((beyond[:-1] < 0) & (beyond[1:] >= 0)):
+        near = np.log(grid[place : place + 2])
+        q = float(np.exp(brentq(lambda t: edge(np.exp(t))[1] - bias, *near, xtol=1e-15, rtol=1e-15)))
+        (weight, _), (finer, finer_bias) = edge(q), edge(q, FINER)
+        if weight * variance_slope(function, q) <= 1:
+            certified = abs(weight / finer - 1) <= RESIDUAL_BOUND and abs(finer_bias - bias) <= RESIDUAL_BOUND * q
+            return float(kept * weight) if certified else float("nan")
+    return float("nan")
 
 
-def saturation(activation: str, q: float) -> float:
+def saturation(activation: str | Activation, q: float) -> float:
     """Return E|g(√q z)|, with g the activation scaled linearly from its range to [-1, 1].
 
     The value on Gaussian pre-activations of the saturation measure φ_B of Rakitianskaia & Engelbrecht (2015), for every
@@ -191,97 +246,21 @@ def saturation(activation: str, q: float) -> float:
 
     Certificate: a finer quadrature within 1e-9, else NaN. Raises ValueError for an unknown activation and negative q.
     """
-    function, _, _ = _network(activation, 0.0, 0.0)
+    function = named(activation)
     q = float("nan") if np.isinf(q) else inputs.number("q", q, low=0.0)
-    if np.isinf(function.high) or np.isnan(q):
+    if np.isinf([function.low, function.high]).any() or np.isnan(q):
         return float("nan")
     scaled = lambda u: np.abs(2 * (function.value(u) - function.low) / (function.high - function.low) - 1)
-    value, finer = (gaussian_expectation(scaled, q, order) for order in (ORDER, FINER))
+    value, finer = (gaussian_expectation(scaled, q, order, function.bends) for order in (ORDER, FINER))
     return value if abs(value - finer) <= RESIDUAL_BOUND else float("nan")
 
 
-def gaussian_expectation(function: Function, q: float, order: int = ORDER) -> float:
-    """Return E function(√q z) for z ~ N(0, 1); the function may have a kink at 0 and bend there on the scale of 1.
-
-    NaN for q not finite.
-    """
-    if not np.isfinite(q):
-        return float("nan")
-    z, weight = _panels(REACH, 0.5 / np.sqrt(max(q, 1.0)), order)
-    weight = weight * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    u = np.sqrt(q) * z
-    return float(weight @ (function(u) + function(-u)))
-
-
-def _pair_expectation(function: Function, q: float, angle: float, product: bool, order: int = ORDER) -> float:
-    """Return E f(u_1)·f(u_2), or E (f(u_1) - f(u_2))², for Gaussians of variance q and correlation cos(angle).
-
-    In polar coordinates the kinks u_1 = 0 and u_2 = 0 are two rays, towards which the panels shrink. The other half of
-    the plane doubles the result: -u_1, -u_2 change neither, as φ - φ(0) is odd and φ' even.
-    """
-    scale = 0.5 / np.sqrt(max(q, 1.0))
-    radius, weight = _panels(REACH, scale, order)
-    weight = weight * radius * np.exp(-(radius**2) / 2) / (2 * np.pi)
-    pieces = []
-    for start, width in ((-np.pi / 2, angle), (angle - np.pi / 2, np.pi - angle)):
-        near, share = _panels(width / 2, scale / REACH, order)
-        pieces += [(start + near, share), (start + width - near, share)]
-    theta, share = (np.concatenate(part) for part in zip(*pieces, strict=True))
-    total = 0.0
-    for r, w in zip(np.sqrt(q) * radius, weight, strict=True):
-        first, second = function(r * np.cos(theta)), function(r * np.cos(theta - angle))
-        total += w * (share @ (first * second if product else (first - second) ** 2))
-    return 2 * float(total)
-
-
-def _panels(length: float, finest: float, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return nodes and weights on [0, length] of Gauss-Legendre panels that halve towards 0 down to `finest`."""
-    halvings = max(3, int(np.ceil(np.log2(length / finest)))) if length > 0 else 0
-    breaks = np.append(0.0, length * 0.5 ** np.arange(halvings, -1, -1))
-    node, weight = np.polynomial.legendre.leggauss(order)
-    half = np.diff(breaks) / 2
-    return (breaks[:-1, None] + half[:, None] * (1 + node)).ravel(), (half[:, None] * weight).ravel()
-
-
-def _fixed_variance(function: Activation, weight: float, bias: float) -> float:
-    """Return the stable fixed point of the variance of a bounded activation, E φ(√q z)²/q falling in q."""
-    from scipy.optimize import brentq
-
-    zero = np.zeros(1)
-    floor = weight * float(function.value(zero)[0]) ** 2 + bias
-    if floor == 0 and weight * float(function.slope(zero)[0]) ** 2 <= 1:
-        return 0.0
-    growth = lambda q: (weight * gaussian_expectation(lambda u: function.value(u) ** 2, q) + bias) / q - 1
-    high = 1.01 * (weight + bias)
-    low = 0.99 * floor if floor > 0 else high / 4
-    while growth(low) < 0 and low > 1e-14:
-        low /= 4
-    if growth(low) < 0:
-        return 0.0
-    return float(np.exp(brentq(lambda t: growth(np.exp(t)), np.log(low), np.log(high), xtol=1e-15, rtol=1e-15)))
-
-
-def _fixed_angle(function: Activation, weight: float, bias: float, q: float) -> float:
-    """Return arccos c* in the chaotic phase: where (1 - c) is mapped to itself, written without cancellation."""
-    from scipy.optimize import brentq
-
-    growth = lambda angle: (
-        weight * _pair_expectation(function.value, q, angle, product=False) / (4 * q * np.sin(angle / 2) ** 2) - 1
-    )
-    if growth(np.pi / 2) >= -1e-13:
-        return np.pi / 2
-    low = 1.0
-    while growth(low) < 0 and low > 1e-7:
-        low /= 4
-    return float(brentq(growth, low, np.pi / 2, xtol=1e-15, rtol=1e-14))
-
-
-def _homogeneous(slope: float, bias: float) -> MeanField:
-    """Return the fixed point of an activation for which E φ(√q z)² = q·E φ'², with slope = σ_w²·E φ'²."""
-    nan, inf = float("nan"), float("inf")
-    if slope > 1 or (slope == 1 and bias > 0):
-        return MeanField(inf, slope, nan, nan, nan)
-    return MeanField(bias / (1 - slope) if slope < 1 else nan, slope, 1.0, _depth(slope), _depth(slope))
+def _homogeneous(function: Activation, gain: float, bias: float) -> float:
+    """Return the fixed point of a variance that a layer multiplies by χ_1, and adds the bias to."""
+    chi = gain * mean_square_slope(function, 1.0)
+    if chi > 1 or (chi == 1 and bias > 0):
+        return float("inf")
+    return bias / (1 - chi) if chi < 1 else float("nan")
 
 
 def _depth(slope: float) -> float:
@@ -291,8 +270,14 @@ def _depth(slope: float) -> float:
     return (float(-1 / np.log(slope)) if slope > 0 else 0.0) if slope < 1 else float("nan")
 
 
-def _network(activation: str, weight_variance: float, bias_variance: float) -> tuple[Activation, float, float]:
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}; it takes one of {', '.join(ACTIVATIONS)}")
+def _gradient_depth(chi: float) -> float:
+    return float(-1 / np.log(chi)) if chi > 1 + 1e-10 else _depth(chi)
+
+
+def _network(
+    activation: str | Activation, weight_variance: float, bias_variance: float, keep: float
+) -> tuple[Activation, float, float, float]:
     weight = inputs.number("weight_variance", weight_variance, low=0.0)
-    return ACTIVATIONS[activation], weight, inputs.number("bias_variance", bias_variance, low=0.0)
+    bias = inputs.number("bias_variance", bias_variance, low=0.0)
+    kept = inputs.number("keep", keep, low=np.nextafter(0.0, 1.0), below=np.nextafter(1.0, 2.0))
+    return named(activation), weight, bias, kept
