@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
@@ -45,6 +46,17 @@ def separable_problem(key: Key[Array, ""], kind: Separable) -> Labelled:
     else:
         raise ValueError(f"kind is {kind!r}: it takes {' or '.join(get_args(Separable))}")
     return Labelled(X / jnp.max(jnp.linalg.norm(X, axis=1)), y)
+
+
+def standardized_sample(key: Key[Array, ""], kind: Literal["digits", "breast_cancer"], samples: int = 60) -> Labelled:
+    """Random samples of digits (3 against 8) or breast_cancer, each feature standardised over the whole set.
+
+    Features that never vary are left out and a constant one is added, so that none is zero on every sample.
+    """
+    inputs, labels = data.digits((3, 8)) if kind == "digits" else data.breast_cancer()
+    varied = data.with_constant(data.standardized(inputs[:, np.ptp(inputs, axis=0) > 0]))
+    chosen = jax.random.permutation(key, len(labels))[:samples]
+    return Labelled(jnp.asarray(varied)[chosen], jnp.asarray(data.signed(labels, 3 if kind == "digits" else 1))[chosen])
 
 
 def planted_support(key: Key[Array, ""], samples: int = 20, features: int = 80, support: int = 4) -> Labelled:

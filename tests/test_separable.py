@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from research.oracles.asymptote import asymptote
 from research.oracles.margin import maximum_margin, separable, support_multipliers
-from research.separable import Separable, planted_support, separable_problem, symmetric_points
+from research.separable import Separable, planted_support, separable_problem, standardized_sample, symmetric_points
 
 
 @pytest.mark.parametrize("kind", get_args(Separable))
@@ -45,3 +45,12 @@ def test_symmetric_points_have_their_late_weights_along_the_margin():
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="kind is 'round'"):
         separable_problem(jax.random.key(0), "round")
+
+
+@pytest.mark.parametrize("kind", ["digits", "breast_cancer"])
+def test_a_standardized_sample_is_separable_and_has_no_dead_feature(kind):
+    with jax.enable_x64(True):
+        X, y = map(np.asarray, standardized_sample(jax.random.key(0), kind, samples=40))
+    assert len(X) == len(y) == 40
+    assert (X != 0).any(axis=0).all()
+    assert separable(X, y)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select
+from research.labels import lift, norm, per_seed, select, sound
 from research.oracles.box import barrier_least_squares, box_least_squares, box_logistic
 from research.oracles.least_squares import ridge
 from research.statistics import every_seed, over_seeds, slope_within
@@ -102,6 +102,7 @@ def simulate(
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The minimisers in the box, of ridge and with epsilon's barrier, and how far the weights are from each."""
+    dataset = sound(dataset)
     X, y, decay, squares = dataset.X, dataset.y, dataset.weight_decay, dataset.loss == "least_squares"
     chosen, end = X.where(squares), dataset.weights.sel(step=dataset.steps)
     logistic = lift(box_logistic, X.where(~squares), y, 1 / decay)
@@ -177,7 +178,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         constant = select(dataset, **{**usual, "time_scale": CONSTANT})
         if constant.learning_rate.size > 2:
             x, y = np.log(constant.learning_rate), np.log(constant.oscillation)
-            order = slope_within(x, y, constant.diverged == 0, str(x.dims[0]))
+            order = slope_within(x, y, ~constant.diverged.any(x.dims), str(x.dims[0]))
             said = "adamw, constant rate η: order in η of the distance that is left (median of the last decade), mean"
             found.append(Finding.of(said, (0.8, 1.2), over_seeds(per_seed(order))))
         add("batches of a quarter of the samples: " + box, far, "from_box", "min", optimizer="adamw_minibatch")

@@ -10,9 +10,11 @@ and curvature is the oracle; both thresholds are derived from it in research/ora
 
 Departure: Lewkowycz et al. show one initialisation; here several, with every unit N(0, 1) and the target 0 as theirs,
 and three widths. The other sides: with a target that is not 0 the recursion still holds, but not its invariant, and the
-upper threshold is below 4 by more the narrower the network; with ReLU units there is no threshold: the units that the
-catapult throws across zero are dead, the curvature falls with them, and no learning rate diverges. (For deep ReLU
-networks on real data Lewkowycz et al. find one near 12/λ0; a single datum does not.)
+upper threshold is below 4 by more the narrower the network; with ReLU units and the target 1 nothing diverges: the
+units that the catapult throws across zero are dead, and the curvature falls with them. But from ηλ0 = 4 on a growing
+share of the networks, at ηλ0 = 8 nearly all, ends with every unit dead, at f = 0, having learnt nothing. (With the
+target 0 these would count as converged. For deep ReLU networks on real data Lewkowycz et al. find a threshold near
+12/λ0; a single datum shows none.)
 """
 
 from typing import NamedTuple
@@ -27,7 +29,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select
+from research.labels import check_at_most, lift, per_seed, select
 from research.oracles.catapult import catapult_path, thresholds
 from research.statistics import crossing, every_seed, over_seeds
 
@@ -66,15 +68,16 @@ def simulate(
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """Where each run ends, where the recursion ends, both thresholds, and where the runs of a seed say they are."""
+    check_at_most(dataset, "width", "most_units")
     first = dataset.isel(step=0)
     begin = (first.output, first.curvature)
     rate = dataset.learning_rate / first.curvature
     at, network = dataset.step.astype(float), (dataset.width.astype(float), dataset.target)
     predicted = lift(catapult_path, *begin, rate, *network, at)
     limits = lift(thresholds, *begin, *network)
-    loss, last = (dataset.output - dataset.target) ** 2 / 2, dataset.step[-1]
-    settles = _settles(dataset.output - dataset.target, rate * dataset.curvature)
-    foreseen = _settles(predicted.outputs - dataset.target, rate * predicted.curvatures)
+    loss, last = (dataset.output - dataset.target) ** 2 / 2, dataset.steps
+    settles = _settles(dataset.output - dataset.target, rate * dataset.curvature, last)
+    foreseen = _settles(predicted.outputs - dataset.target, rate * predicted.curvatures, last)
     rises = loss.max("step") > loss.isel(step=0) * (1 + 1e-9)
     right = (settles == (dataset.learning_rate < limits.divergence)) & (rises == (dataset.learning_rate > limits.spike))
     ratio = np.abs((dataset.output - dataset.target).isel(step=1) / (dataset.output - dataset.target).isel(step=0))
@@ -106,11 +109,16 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _settles(error: xr.DataArray, relative_curvature: xr.DataArray) -> xr.DataArray:
-    """Whether a run ends where it is stable, ηλ < 2, and its loss falls, or is rounding; what is no number does not."""
+def _settles(error: xr.DataArray, relative_curvature: xr.DataArray, last: xr.DataArray) -> xr.DataArray:
+    """Whether a run ends where it is stable, ηλ < 2, and its loss falls, or is rounding; what is no number does not.
+
+    `last` is the run's own last step: what is recorded beyond it, of longer runs, is padding.
+    """
     size: xr.DataArray = abs(error)
-    falls = (size.isel(step=-1) <= size.isel(step=-2)) | (size.isel(step=-1) <= 1e-9 * size.isel(step=0))
-    return (relative_curvature.isel(step=-1) < MARGINAL) & falls
+    before = size.step.where(size.notnull() & (size.step < last)).max("step").fillna(0).astype(int)
+    end = size.sel(step=last)
+    falls = (end <= size.sel(step=before)) | (end <= 1e-9 * size.isel(step=0))
+    return (relative_curvature.sel(step=last) < MARGINAL) & falls
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
@@ -152,8 +160,11 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         what = f"target 1, width {float(np.min(targeted.width)):g}: the least ηλ0 that does not converge"
         found.append(Finding.of(what, (3.98, 4.02), over_seeds(edge)))
     beyond = select(rectified, learning_rate=lambda rate: rate > LARGEST)
-    what = "ReLU units, ηλ0 > 4: share of a seed's runs that diverge, all of which the linear network's law says"
-    add(beyond, what, (1.0, 1.0), beyond.diverged.astype(float), "mean")
+    said = "ReLU units, ηλ0 > 4: share of a seed's runs that"
+    add(beyond, f"{said} diverge, all by the linear network's law", (1.0, 1.0), beyond.diverged.astype(float), "mean")
+    dead = f"{int((beyond.final == 0).sum())} of {beyond.diverged.size} end with every unit dead"
+    learnt = (beyond.settles & (beyond.final > 0)).astype(float)
+    add(beyond, f"{said} learn, none by that law ({dead})", (0.0, 0.0), learnt, "mean")
     return found
 
 
@@ -194,7 +205,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     shown = {
         "linear": {"leak": 1.0, "target": 0.0},
         f"width {narrow:g}, target 1": {"leak": 1.0, "target": 1.0, "width": narrow},
-        "ReLU": {"leak": 0.0},
+        "ReLU (bottom: dead)": {"leak": 0.0},
     }
     for (name, chosen), color in zip(shown.items(), ("C0", "C4", "C3"), strict=True):
         runs = select(dataset, **chosen)
@@ -226,7 +237,7 @@ ARMS = [
     (1024.0, 1.0, 1.0),
     (128.0, 1.0, 1.0),
     (16.0, 1.0, 1.0),
-    (1024.0, 0.0, 0.0),
+    (1024.0, 0.0, 1.0),
 ]
 RISING = tuple(np.round(np.arange(1.95, 3.06, 0.1), 2).tolist())
 experiment = Experiment(
@@ -262,5 +273,5 @@ experiment = Experiment(
     },
     smoke={"seeds": 3, "learning_rate": (1.0, *RISING[:6], 3.0, 3.5, 3.99, 4.01, 6.0)},
     paper={"seeds": 64, "most_units": 1024, "steps": 5000},
-    control={("width", "leak", "target"): ARMS[-1:]},
+    control={("width", "leak", "target"): [(1024.0, 0.0, 0.0)]},
 )

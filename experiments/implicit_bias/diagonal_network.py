@@ -140,18 +140,19 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     uneven = select(dataset, spread=lambda spread: spread > 0, depth=2)
     if uneven.diverged.size:
         said = "uneven start: distance to its own limit over that to an even start's, the worst of a seed's runs"
-        found.append(Finding.of(said, (0.0, 0.1), every_seed(per_seed(uneven.distance / uneven.from_even))))
+        found.append(Finding.of(said, (0.0, 1.0), every_seed(per_seed(uneven.distance / uneven.from_even))))
     runs = select(even, depth=2, learning_rate=rate)
     scales = np.unique(runs.init_scale.values) if runs.diverged.size else np.zeros(0)
     rested = np.array([bool(select(runs, init_scale=scale).settled.all()) for scale in scales], bool)
     if rested.sum() > 1:
         found += _ends(even, rate, scales[rested])
-    for scale in scales[~rested].tolist():
+    for scale in scales[~rested | (scales == scales.min(initial=np.inf))].tolist():
         late = select(runs, init_scale=scale)
         pace = np.log(late.earlier / late.far) / np.log(2)
-        steps = float((dataset.steps * (late.far / SETTLED) ** (1 / pace)).max())
+        steps = dataset.steps * (late.far / SETTLED) ** (1 / pace.where(pace > 0))
         said = f"α = {scale:g}: training residual at the end, relative to ‖y‖"
-        outlook = f"as the power of t of the last factor 2 of steps goes on, by step {steps:.1g} in every seed"
+        ahead = bool((pace > 0).all() and steps.max() > dataset.steps.max())
+        outlook = f"at the power of t of the last factor 2 of steps by step {float(steps.max()):.1g}" * ahead
         found.append(Finding.of(said, (0.0, SETTLED), every_seed(per_seed(late.far)), outlook))
     return found
 
@@ -180,10 +181,9 @@ def _orders(runs: xr.Dataset, depth: int) -> list[Finding]:
     named = f"w = u^{depth} − v^{depth}, α from {scales[0]:g} to {scales[-1]:g}:"
     order = f"{named} slope of ln(distance to the minimiser of Q_α) on ln η, the least and largest of a seed's α"
     zero = f"{named} distance of the weights extrapolated to η = 0 over that at η = {rates[0]:g}, a seed's largest"
-    both = np.concatenate([np.min(slopes, axis=0), np.max(slopes, axis=0)])
     # Three rates remove the orders η and η²; the next is a few hundredths where the shift is η/(2η₁ − η).
     return [
-        Finding.of(order, (1 - excess, 1 + excess), every_seed(both)),
+        Finding.of(order, (1 - excess, 1 + excess), every_seed(np.concatenate([np.min(slopes, 0), np.max(slopes, 0)]))),
         Finding.of(zero, (0.0, 0.1), every_seed(np.max(left, axis=0))),
     ]
 
@@ -204,9 +204,10 @@ def _ends(even: xr.Dataset, rate: float, scales: np.ndarray) -> list[Finding]:
     said = f"error to the planted weights at {first} over that at {last}"
     found.append(Finding.of(said, (0.0, 1.0), over_seeds(error[:, 0] / error[:, -1])))
     curve = runs.l1_excess_2.median("seed")
-    outlook = (
-        f"the minimiser of Q_α has it from α = {float(curve.grid[int((curve < 0.01).sum()) - 1]):.0g} down (median)"
-    )
+    end, smaller = select(runs, init_scale=scales[0]), float(curve.grid.where(curve < 0.01).max())
+    # an outlook only where the runs follow the curve, which leads into the band at a smaller α
+    ahead = bool((steps > 0).all() and (end.distance < end.limit_from_l1).all()) and smaller < float(scales[0])
+    outlook = f"the minimiser of Q_α has it from α = {smaller:.0g} down (median)" * ahead
     said = f"rich end: relative excess of the l1 norm at {first}, the smallest that came to rest"
     found.append(Finding.of(said, (0.0, 0.01), every_seed(excess[:, 0]), outlook))
     slowest, large = select(even, depth=2, learning_rate=float(even.learning_rate.min())), scales[scales >= 2]

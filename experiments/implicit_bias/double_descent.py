@@ -31,7 +31,7 @@ from research import data as problems
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select, table
+from research.labels import check_at_most, lift, norm, per_seed, select, table
 from research.oracles.least_squares import minimum_l2_norm, ridge
 from research.oracles.ridgeless_risk import optimal_ridge_risk, ridge_risk, ridgeless_risk
 from research.statistics import Estimate, every_seed, over_seeds
@@ -115,14 +115,14 @@ def simulate(
     optimizer = optax.sgd(rate[:, None], momentum=momentum[:, None])
     middle = 1 + momentum - rate * lowest
     root = (middle + jnp.sqrt(jnp.maximum(middle**2 - 4 * momentum, 0.0))) / 2
-    risk = lambda key, w: make(key)[2](w)
-    observe = lambda state: Observables(jax.vmap(risk)(keys, state.params), state.params[0])
+    observe = lambda state: Observables(jax.vmap(lambda key, w: make(key)[2](w))(keys, state.params), state.params[0])
     state = start(jnp.zeros((draws, largest_ratio * samples)), optimizer)
     return Run(state, descent(loss, optimizer), observe, log_spaced(steps, 3), Given(X[0], y[0], root**steps))
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The risks that theory promises, and how far the descent is from the solution by LAPACK."""
+    check_at_most(dataset, "aspect_ratio", "largest_ratio")
     gamma, signal, samples, strength = dataset.aspect_ratio, dataset.signal, dataset.samples, dataset.strength
     end = dataset.sel(step=dataset.steps)
     finite, limit = (lift(ridgeless_risk, gamma, signal, NOISE, *size) for size in ((samples,), ()))
@@ -146,8 +146,8 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
 def deviations(runs: xr.Dataset, predicted: xr.DataArray) -> np.ndarray:
     """The mean risk of each cell minus the prediction, in standard errors over all draws of all seeds."""
     risk = runs.risk.sel(step=runs.steps)
-    count, error = risk.sizes["seed"] * risk.sizes["draw"], risk.std(("seed", "draw"), ddof=1)
-    return ((risk.mean(("seed", "draw")) - predicted) / error * count**0.5).values.ravel()
+    each, count = {"dim": ("seed", "draw"), "skipna": False}, risk.sizes["seed"] * risk.sizes["draw"]
+    return ((risk.mean(**each) - predicted) / risk.std(**each, ddof=1) * count**0.5).values.ravel()
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
@@ -183,8 +183,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         runs = cells(data, 0.0, lambda gamma: True)
         if len(np.unique(runs.aspect_ratio.values)) > 2 and runs.diverged.size:
             risk = _curve(runs, "median")
-            peak = risk.aspect_ratio.values[risk.argmax("aspect_ratio").values]
-            what, band = f"{data}: p/n at which a seed's median risk peaks", 1 / float(runs.samples)
+            peak = risk.aspect_ratio[risk.fillna(0).argmax("aspect_ratio")].where(risk.notnull().all("aspect_ratio"))
+            what, band = f"{data}: p/n at which a seed's median risk peaks", 1 / float(np.min(runs.samples))
             found.append(Finding.of(what, (1 - band, 1 + band), every_seed(peak)))
     largest("gaussian: best ridge against its closed form", cells("gaussian", 1.0, lambda gamma: True), "best")
     ordered("gaussian: best ridge, mean risk at p = n minus that at p = 2n (no peak)", (1.0, 1.0), (2.0, 1.0))
@@ -195,7 +195,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     largest("spiked, p < n: the isotropic formula holds", below, "finite")
     largest("spiked, p > n: the isotropic formula fails", above, "finite", fails=True)
     if above.diverged.size:
-        to = lambda variable: float(np.abs(np.log(_mean(above).mean("seed") / above[variable])).sum())
+        mean = _mean(above).mean("seed", skipna=False)
+        to = lambda variable: float(np.abs(np.log((mean / above[variable]).values)).sum())
         ratio = to("general") / to("limit")
         what = "spiked, p > n: |ln(mean risk / limit for this Σ)| over that to the isotropic limit, summed over γ"
         found.append(Finding.of(what, (0.0, 1.0), Estimate(ratio, (ratio, ratio))))
@@ -203,7 +204,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
 
 def _mean(runs: xr.Dataset) -> xr.DataArray:
-    return runs.risk.sel(step=runs.steps).mean("draw")
+    return runs.risk.sel(step=runs.steps).mean("draw", skipna=False)
 
 
 def _curve(runs: xr.Dataset, reduce: str) -> xr.DataArray:

@@ -28,7 +28,7 @@ from research import data as problems
 from research import plots
 from research.dynamics import Run, descent, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select
+from research.labels import lift, norm, per_seed, select, sound
 from research.oracles.early_stopping import (
     best_calibration,
     flow,
@@ -119,6 +119,7 @@ def simulate(
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The risks of the flow and of ridge, and the ratios of descent's to them."""
+    dataset = sound(dataset)
     X, signals, rate = dataset.X, dataset.signals, dataset.learning_rate
     time = rate * dataset.step
     ridges, flows = lift(ridge_risk, X, signals, time), lift(flow_risk, X, signals, time)
@@ -163,8 +164,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, band: tuple[float, float], values: xr.DataArray, reduce: str = "max") -> None:
         if values.size:
-            extreme = getattr(values, reduce)(set(values.dims) - {"seed"})
-            found.append(Finding.of(what, band, every_seed(per_seed(extreme))))
+            extreme = getattr(values, reduce)(set(values.dims) - set(dataset.diverged.dims))  # padding is left out
+            found.append(Finding.of(what, band, every_seed(per_seed(extreme, reduce))))
 
     # Where no rate is below 1 there is no allowance, and the bound is the constant itself.
     judged = below if below.diverged.size else dataset

@@ -161,7 +161,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         ("without gain and shift (α alone)", "plain_distance"),
     ):
         nearer = np.log10(dataset.distance / dataset[rival])
-        said = f"log10 of that distance over the one to the limit {what}, the median of a seed's runs"
+        said = f"log10 of that distance over the one to the limit {what}, the median of a seed's runs at rest"
         found.append(
             Finding.of(said, (-np.inf, -3.0), every_seed(nearer.median([d for d in nearer.dims if d != "seed"])))
         )
@@ -170,7 +170,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         rates = np.unique(small.learning_rate.values)
         if small.diverged.size and rates.size > 1 and called != "batch 5":
             error = table(small, "error", "learning_rate")
-            trend = slope_within(np.log(error.learning_rate), np.log(error), error.notnull(), "learning_rate")
+            whole = ~small.diverged.any([each for each in small.diverged.dims if each != "seed"])
+            trend = slope_within(np.log(error.learning_rate), np.log(error), whole, "learning_rate")
             said = f"{called}: slope of ln(error to the planted weights) on ln γ"
             band = (0.0, np.inf) if called == "full batch" else (-np.inf, 0.0)
             found.append(Finding.of(said, band, every_seed(trend)))

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift
+from research.labels import lift, sound
 from research.oracles.greedy_low_rank import greedy_low_rank, greedy_rates
 from research.oracles.semidefinite import minimum_trace
 from research.statistics import crossing, every_seed, slope_within
@@ -111,6 +111,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The algorithm's end and rates, the least trace, and what descent shows of them."""
     if not dataset.init_scale.ndim:
         dataset = dataset.expand_dims("init_scale")
+    dataset = sound(dataset)
     A, y, scale = dataset.measurements, dataset.y, dataset.init_scale
     end, eigenvalues = dataset.product.sel(step=dataset.steps), dataset.eigenvalues
     greedy, least = lift(greedy_low_rank, A, y), lift(minimum_trace, A, y)
@@ -135,7 +136,8 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     once = lambda values: values.isel(init_scale=0) if "init_scale" in values.dims else values
     left = scale**rates.exponent
     small = (left > ASYMPTOTIC[0]) & (left < ASYMPTOTIC[1])
-    slope = lambda values, window: slope_within(np.log(scale), values, window, "init_scale")
+    whole = ~dataset.diverged.any("init_scale")  # a run that has not come so far is left out, one that diverged voids
+    slope = lambda values, window: slope_within(np.log(scale), values, window, "init_scale").where(whole)
     distance = _frobenius(end - greedy) / _frobenius(greedy)
     return dataset.assign(
         greedy_distance=distance,

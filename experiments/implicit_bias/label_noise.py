@@ -161,18 +161,21 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     descent = arm(last, "gradient descent")
     noisy = [name for name in ("label noise", "label noise, constant rate") if arm(last, name).seed.size]
     found: list[Finding] = []
+
+    def counted(values: xr.DataArray) -> str:
+        less = f" ({values.seed.size} of {dataset.seed.size} seeds, the others diverged)"
+        return less if values.seed.size < dataset.seed.size else ""
+
     best = arm(last, noisy[0]) if noisy else descent
     gain = np.log10(best.from_program / descent.error)
     said = (
         "log10 of the squared distance to the linear program's w* with label noise, over that of gradient descent to w*"
     )
-    found.append(Finding.of(said, (-np.inf, -2.0), over_seeds(gain)))
+    found.append(Finding.of(said + counted(gain), (-np.inf, -2.0), over_seeds(gain)))
 
     def add(name: str, what: str, band: tuple[float, float], values: xr.DataArray, outlook: str = "") -> None:
-        count = f" ({values.seed.size} of {dataset.seed.size} seeds, the others diverged)"
-        said = f"{name}: {what}" + (count if values.seed.size < dataset.seed.size else "")
         if values.seed.size:
-            found.append(Finding.of(said, band, over_seeds(values, np.median), outlook))
+            found.append(Finding.of(f"{name}: {what}{counted(values)}", band, over_seeds(values, np.median), outlook))
 
     final = "squared error to w* at the end, the median"
     add("label noise", final, (0.0, FOUND), arm(last, "label noise").error)

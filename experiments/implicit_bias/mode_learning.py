@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, per_seed, select, table
+from research.labels import arms, lift, per_seed, select, sound, table
 from research.models import matrix_product
 from research.oracles.deep_linear import deep_linear_modes, descent_delay, time_to_reach
 from research.statistics import crossing, every_seed, over_seeds, slope
@@ -113,10 +113,12 @@ def simulate(
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The sigmoids, how far the strengths are from them at worst, and when each mode is half learned."""
+    dataset = sound(dataset)
     time = np.minimum(dataset.step * dataset.learning_rate, HORIZON)
     follows = dataset.step * dataset.learning_rate <= HORIZON * (1 + 1e-9)
     oracle = lambda initial: lift(deep_linear_modes, dataset.s, initial, dataset.depth, time)
-    worst = lambda predicted: (abs(dataset.strength - predicted) / dataset.s).where(follows, 0.0).max(("step", "mode"))
+    away = lambda predicted: (abs(dataset.strength - predicted) / dataset.s).where(follows, 0.0)
+    worst = lambda predicted: away(predicted).max(("step", "mode")).where(~dataset.diverged)
     predicted = oracle(dataset.init_scale)
     near = abs(dataset.strength / dataset.s - 0.5).fillna(1.0).argmin("step")
     reached, when = dataset.strength.isel(step=near), time.isel(step=near)

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, per_seed, select
+from research.labels import arms, lift, per_seed, select, sound
 from research.oracles.simplex_frame import classifier_gram, minimum_loss, simplex_gram
 from research.statistics import every_seed, slope_within
 
@@ -93,7 +93,7 @@ def simulate(
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The least loss and the best classifier, the three measures of collapse, and which runs the claim is about."""
-    classes = dataset.sizes["label"]
+    dataset, classes = sound(dataset), dataset.sizes["label"]
     decays = (dataset.weight_decay, dataset.feature_decay)
     least = lift(minimum_loss, dataset.counts, *decays)
     gram = lift(classifier_gram, dataset.counts, *decays)
