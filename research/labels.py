@@ -161,6 +161,13 @@ def sound(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign({name: dataset[name].where(~dataset.diverged) for name in recorded})
 
 
+def check_at_most(dataset: xr.Dataset, parameter: str, limit: str) -> None:
+    """Raise ValueError where a traced parameter, which `simulate` cannot look at, goes beyond the size of an array."""
+    if bool((dataset[parameter] > dataset[limit]).any()):
+        most, given = float(dataset[limit].min()), float(dataset[parameter].max())
+        raise ValueError(f"{parameter} takes at most {limit} = {most:g}, got {given:g}")
+
+
 def per_seed(values: xr.DataArray, reduce: str = "max") -> np.ndarray:
     """One number a seed: `reduce` (max, min, mean, median, sum …) over every other dimension, NaN not skipped."""
     others = [dimension for dimension in values.dims if dimension != "seed"]

@@ -6,7 +6,19 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 from simulations import formula, regression
 
-from research.labels import arms, at_step, averaged, dimensions, fields, lift, per_seed, select, sound, table
+from research.labels import (
+    arms,
+    at_step,
+    averaged,
+    check_at_most,
+    dimensions,
+    fields,
+    lift,
+    per_seed,
+    select,
+    sound,
+    table,
+)
 from research.sweep import sweep
 
 
@@ -265,10 +277,17 @@ def test_at_step_reads_what_was_recorded_and_between_it(swept):
 
 
 def test_what_diverged_runs_recorded_is_left_out():
-    dataset = sweep(regression, {"learning_rate": [0.1, 1e3]}, seeds=2)
+    dataset = sweep(regression, {"learning_rate": [0.1, 1e30]}, seeds=2)
     assert dataset.diverged.any()
     assert dataset.weights.where(dataset.diverged, 0.0).notnull().any()
     clean = sound(dataset)
     assert clean.weights.where(dataset.diverged).isnull().all()
     xr.testing.assert_identical(clean.isel(learning_rate=0), dataset.isel(learning_rate=0))
     assert clean.X.notnull().all()
+
+
+def test_a_parameter_beyond_what_arrays_are_cut_to_is_refused():
+    dataset = xr.Dataset(coords={"width": [4.0, 16.0], "most_units": 16})
+    check_at_most(dataset, "width", "most_units")
+    with pytest.raises(ValueError, match="width takes at most most_units = 8, got 16"):
+        check_at_most(dataset.assign_coords(most_units=8), "width", "most_units")
