@@ -23,7 +23,7 @@ ORDER, FINER = 12, 16  # nodes a panel, for the answer and for its certificate
 
 
 def gaussian_expectation(function: Function, q: float, order: int = ORDER, bends: Sequence[float] = (0.0,)) -> float:
-    """Return E function(√q z), z ~ N(0, 1), of a function bending on the scale of 1 at `bends`; NaN for q not finite."""
+    """Return E function(√q z), z ~ N(0, 1), for one that bends on the scale of 1 at `bends`; NaN for infinite q."""
     if not np.isfinite(q):
         return float("nan")
     if q == 0:

@@ -95,8 +95,8 @@ def mean_field(
     without bias (where it is outgrown, too), and depend on no variance. Others: where q* is infinite, the rest is NaN.
 
     Certificate: both fixed points put back into their maps with a finer quadrature, and χ_1 again: `error` at most
-    1e-9, else every field is NaN. Raises ValueError for an unknown activation, negative variances, a `keep` outside (0, 1]
-    and a `start` that is not positive.
+    1e-9, else every field is NaN. Raises ValueError for an unknown activation, negative variances, a `keep` outside
+    (0, 1] and a `start` that is not positive.
     """
     function, weight, bias, kept = _network(activation, weight_variance, bias_variance, keep)
     first = inputs.number("start", start, low=np.nextafter(0.0, 1.0))
