@@ -35,11 +35,12 @@ def over_seeds(values: Any, statistic: Callable[..., Any] = np.mean) -> Estimate
     value = float(statistic(sample))
     if np.ptp(sample) <= 1e-14 * np.abs(sample).max():
         return Estimate(value, (value, value))
+    vectorized = statistic in (np.mean, np.median)  # of all resamples at once, which takes a twentieth of the time
     for method in ("BCa", "percentile"):  # the first is undefined for a statistic that resampling hardly moves
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             answer = stats.bootstrap(
-                (sample,), statistic, vectorized=False, method=method, rng=np.random.default_rng(0)
+                (sample,), statistic, vectorized=vectorized, method=method, rng=np.random.default_rng(0)
             ).confidence_interval
         if np.isfinite(answer).all():
             break
