@@ -16,6 +16,7 @@ from research.job import documentation
 FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__) if module.ispkg]
 # the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
 ORACLES = {
+    "born_dead": "point_death",
     "dropout": "dropout_ridge",
     "neural_collapse": "minimum_loss",
     "adaptive_methods": "sign_interpolant",
@@ -37,6 +38,15 @@ ORACLES = {
     "singular_values": "singular_velocities",
     "matrix_factorization": "minimum_nuclear_norm",
     "activation_saturation": "saturation",
+    "sgd_noise": "top_activation",
+    "batch_norm_explosion": "gradient_growth",
+    "logistic_edge": "edge_of_chaos",
+    "edge_of_chaos": "mean_field",
+    "depth_scales": "mean_field",
+    "gradient_tails": "mean_square_law",
+    "saturation_budget": "resting_weight",
+    "efficient_backprop": "asymptotic_weight",
+    "cost_functions": "half_time",
     "mirror_descent": "minimum_power_norm",
     "schatten_decay": "resting_sizes",
     "adamw_box": "box_least_squares",
