@@ -1,12 +1,15 @@
 """Flax modules that more than one experiment trains, or that show what happens inside."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 
@@ -55,3 +58,21 @@ def centred(variance: Array | float, *, per_input: bool, uniform: bool = False) 
 def matrix_product(factors: Sequence[Float[Array, "..."]]) -> Float[Array, "row column"]:
     """Return W_L … W_1 of [W_1, …, W_L]: a deep linear network, end to end."""
     return jnp.linalg.multi_dot(factors[::-1]) if len(factors) > 1 else factors[0]
+
+
+def uniform_start(
+    key: Array, sizes: Sequence[int], dtype: DTypeLike
+) -> tuple[dict[str, Any], Float[Array, "parameter"]]:
+    """Return the parameters of a `FullyConnected` of these sizes, inputs first, and the same in one vector.
+
+    Kernels lie between ±1/√fan_in, biases are zero. In the vector each kernel (inputs × outputs, row by row) has its
+    bias behind it. The whole is one draw, which compiles faster than one for each layer.
+    """
+    shapes, layers, parts = list(pairwise(sizes)), {}, []
+    names = [*(f"hidden_{layer}" for layer in range(len(shapes) - 1)), "readout"]
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    whole = jax.random.uniform(key, (int(ends[-1]),), dtype, -1, 1)
+    for name, entries, (rows, columns) in zip(names, jnp.split(whole, ends[:-1]), shapes, strict=True):
+        layers[name] = {"kernel": entries.reshape(rows, columns) / rows**0.5, "bias": jnp.zeros(columns, dtype)}
+        parts += [layers[name]["kernel"].ravel(), layers[name]["bias"]]
+    return {"params": layers}, jnp.concatenate(parts)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import FullyConnected, centred, matrix_product
+from research.models import FullyConnected, centred, matrix_product, uniform_start
 
 KEY = jax.random.key(0)
 
@@ -69,3 +69,15 @@ def test_a_matrix_product_has_its_first_factor_on_the_right():
     first, second, third = jax.random.normal(KEY, (3, 2, 2))
     np.testing.assert_allclose(matrix_product([first, second, third]), third @ second @ first, rtol=1e-5)
     assert matrix_product([first]) is first
+
+
+def test_a_uniform_start_is_one_of_the_module_and_a_vector():
+    params, vector = jax.jit(lambda key: uniform_start(key, [6, 7, 7, 7, 4], jnp.float32))(KEY)
+    wanted = jax.eval_shape(network().init, KEY, jnp.ones((1, 6)))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
+    layers = [params["params"][name] for name in ("hidden_0", "hidden_1", "hidden_2", "readout")]
+    parts = [layer[part].ravel() for layer in layers for part in ("kernel", "bias")]
+    np.testing.assert_array_equal(vector, np.concatenate(parts))
+    for layer, inputs in zip(layers, (6, 7, 7, 7), strict=True):
+        assert 0.7 < float(jnp.abs(layer["kernel"]).max()) * inputs**0.5 <= 1
+        assert not layer["bias"].any()

@@ -20,6 +20,7 @@ import importlib, pkgutil, sys
 from research import oracles
 for module in pkgutil.iter_modules(oracles.__path__):
     importlib.import_module(f"research.oracles.{module.name}")
+from research.oracles import gradient_noise
 print([name for name in ("jax", "flax", "cvxpy", "sklearn", "scipy.optimize") if name in sys.modules])
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,0 +1,271 @@
+"""What the noise of mini-batches does to a deep sigmoid classifier on average: a flow without noise, and a scalar law.
+
+The network has `depth` hidden layers of `width` logistic units and a softmax readout; the loss L is the mean
+cross-entropy. Its parameters lie in one vector: of each layer the kernel (inputs × outputs, row by row), then the bias.
+
+Where the noise g_i − ∇L of a sample's gradient has covariance C, descent at rate η on batches of B goes, on average,
+along −∇(L + (η/4)‖∇L‖² + (ηc/4) tr C). For epochs without replacement that is the theorem of Smith et al. 2021 (arXiv
+2101.12176), c = (n − B)/(B (n − 1)). With replacement, c = 1/B, it follows where C is the Hessian H, as for the
+cross-entropy of probabilities that are right: the weights scatter with covariance ηc/2 (a step adds η²cC, and a share
+2ηH of it decays), and the mean gradient of L there is ∇L + (ηc/4) ∇ tr H. At a rate that is not small the scatter is
+ηc/(2 − ηλ) in a direction of eigenvalue λ, and −ln(1 − ηλ/2)/(2η) stands for λ/4 (Damian, Ma & Lee 2021, arXiv
+2106.06530). On the plateau, where the probabilities are those of K equally frequent classes, tr C lies nearly all in
+the K − 1 directions in which the readout moves all logits of a class, each with (1 + ‖h‖²)/K.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from research.oracles import inputs
+
+BALANCE_BOUND = 1e-3
+TOLERANCE = 1e-6
+
+
+class _Slopes(NamedTuple):
+    """L, ‖∇L‖² and E‖g_i‖², ∇L, and the gradient of a sum of the two squares."""
+
+    loss: float
+    square: float
+    moment: float
+    of_loss: np.ndarray
+    of_squares: np.ndarray
+
+
+def top_activation(
+    X: Float[np.ndarray, "sample feature"],
+    labels: Float[np.ndarray, "sample"],
+    initial: Float[np.ndarray, "parameter"],
+    steps: Float[np.ndarray, "step"],
+    learning_rate: float,
+    noise: float,
+    width: int,
+    depth: int,
+    *,
+    finite: bool = False,
+) -> Float[np.ndarray, "step"]:
+    """Return the mean output of the last hidden layer at those steps on the flow of L + (η/4)‖∇L‖² + (ηc/4) tr C.
+
+    A step takes the time η = `learning_rate`; c = `noise` is 1/B for batches of B with replacement, 0 for none. The
+    labels are 0, 1, … up to their largest, K − 1. `finite` puts −(c/2)(K − 1) ln(1 − ηM/(2(K − 1))) for (ηc/4) M,
+    M = E‖g_i‖²: as if all of it lay in K − 1 equal directions; NaN where one of them is not stable, M >= 2(K − 1)/η.
+    Integrated by Runge–Kutta 2(3), for stability sets the steps, at a relative tolerance of 1e-6.
+
+    Certificate: what the function loses on the way is ∫ ‖its gradient‖² dt, integrated along, to 1e-3 of it (and 1e-5
+    in all), else NaN. NaN where anything put in is. Raises ValueError for shapes that do not agree, labels that are
+    not whole, steps that do not increase from 0 on, a rate or noise below 0, and infinite entries.
+    """
+    from scipy.integrate import solve_ivp
+
+    X, labels = inputs.regression(X, labels)
+    initial, steps = inputs.array("initial", initial, 1), inputs.array("steps", steps, 1)
+    rate = inputs.number("learning_rate", learning_rate, low=0.0)
+    noise = inputs.number("noise", noise, low=0.0)
+    if (steps < 0).any() or (np.diff(steps) <= 0).any():
+        raise ValueError(f"steps begin with {steps[:3]}; they have to increase, from 0 on")
+    if not all(np.isfinite(each).all() for each in (X, labels, initial, steps, rate, noise)):
+        return np.full(len(steps), np.nan)
+    targets = _targets(labels)
+    shapes = _shapes(X.shape[1], int(width), int(depth), targets.shape[1], len(initial))
+
+    square, most = rate / 4 * (1 - noise), 2 * (targets.shape[1] - 1)
+    # tr C = E‖g_i‖² − ‖∇L‖²; these are the share of ‖∇L‖², and the derivative by E‖g_i‖² of what stands for its own
+    shares = square, (lambda moment: rate / 4 * noise / (1 - finite * rate * moment / most))
+
+    def function(weights: np.ndarray) -> float:
+        slopes = _slopes(X, targets, weights, shapes, shares)
+        own = -noise * most / 4 * np.log1p(-rate * slopes.moment / most) if finite else rate / 4 * noise * slopes.moment
+        return slopes.loss + square * slopes.square + float(own)
+
+    if finite and not rate * _slopes(X, targets, initial, shapes, shares).moment < most:
+        return np.full(len(steps), np.nan)
+
+    def field(_: float, state: np.ndarray) -> np.ndarray:
+        slopes = _slopes(X, targets, state[:-1], shapes, shares)
+        ascent = slopes.of_loss + slopes.of_squares
+        return np.append(-ascent, ascent @ ascent)
+
+    begin, times = np.append(initial, 0.0), rate * steps
+    last = float(times[-1])
+    if last > 0:
+        solved = solve_ivp(field, (0.0, last), begin, "RK23", t_eval=times, rtol=TOLERANCE, atol=TOLERANCE / 10)
+        if not solved.success:
+            return np.full(len(steps), np.nan)
+        path = solved.y.T
+    else:
+        path = np.broadcast_to(begin, (len(steps), len(begin)))
+    first, final = function(initial), function(path[-1, :-1])
+    if not abs(first - final - path[-1, -1]) <= BALANCE_BOUND * abs(first - final) + BALANCE_BOUND / 100:
+        return np.full(len(steps), np.nan)
+    return np.array([_forward(X, at[:-1], shapes)[0][depth].mean() for at in path])
+
+
+def moments(
+    X: Float[np.ndarray, "sample feature"],
+    labels: Float[np.ndarray, "sample"],
+    weights: Float[np.ndarray, "parameter"],
+    width: int,
+    depth: int,
+) -> tuple[float, float, float]:
+    """Return L, ‖∇L‖² and E‖g_i‖² = E Σ_l ‖δ_l‖² (1 + ‖h_(l−1)‖²), whose difference is tr C.
+
+    Raises ValueError as `top_activation`.
+    """
+    slopes = _checked_slopes(X, labels, weights, width, depth, (0.0, lambda _: 0.0))
+    return slopes.loss, slopes.square, slopes.moment
+
+
+def gradients(
+    X: Float[np.ndarray, "sample feature"],
+    labels: Float[np.ndarray, "sample"],
+    weights: Float[np.ndarray, "parameter"],
+    width: int,
+    depth: int,
+) -> Float[np.ndarray, "function parameter"]:
+    """Return the gradients of those three. Raises ValueError as `top_activation`."""
+    first = _checked_slopes(X, labels, weights, width, depth, (1.0, lambda _: 0.0))
+    second = _checked_slopes(X, labels, weights, width, depth, (0.0, lambda _: 1.0))
+    return np.stack([first.of_loss, first.of_squares, second.of_squares])
+
+
+def scalar_activation(clock: Float[np.ndarray, "step"], strength: float, initial: float) -> Float[np.ndarray, "step"]:
+    """Return h on dh/ds = −(S/2) h³ (1 − h)², s = `clock` = η²c t, S = `strength` = E‖p − y‖² (1 + ‖a‖²).
+
+    What the readout's part of tr C, E‖p − y‖² (1 + ‖h‖²), does to the last hidden layer alone, all its units being h
+    and the layer below resting at a: the descent on (ηc/4) E‖p − y‖² (1 + ‖h‖²) moves the sum z of a unit by
+    −(η²c/2) E‖p − y‖² h · h (1 − h) · (1 + ‖a‖²) a step, and h by h (1 − h) of that. So h → (S s)^(−1/2).
+
+    By separation: S s/2 = F(h) − F(initial), F(h) = 1/(2h²) + 2/h − 1/(1 − h) + 3 ln((1 − h)/h), solved by bisection.
+    Raises ValueError for a strength below 0 or an initial h outside (0, 1).
+    """
+    clock = inputs.array("clock", clock, 1)
+    strength = inputs.number("strength", strength, low=0.0)
+    start = inputs.number("initial", initial, low=np.finfo(float).tiny, below=1.0)
+    age = lambda h: 1 / (2 * h**2) + 2 / h - 1 / (1 - h) + 3 * np.log((1 - h) / h)
+    wanted = age(start) + strength * clock / 2
+    low, high = np.full(clock.shape, 1e-9), np.full(clock.shape, start)
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        younger = age(middle) < wanted
+        low, high = np.where(younger, low, middle), np.where(younger, middle, high)
+    return np.where(np.isfinite(wanted), np.where(clock > 0, np.sqrt(low * high), start), np.nan)
+
+
+def _targets(labels: np.ndarray) -> np.ndarray:
+    if (labels < 0).any() or (labels != np.rint(labels)).any():
+        raise ValueError(f"labels has entries such as {labels.min():g}; it takes whole numbers from 0 on")
+    return np.eye(int(labels.max()) + 1)[labels.astype(int)]
+
+
+def _shapes(features: int, width: int, depth: int, classes: int, parameters: int) -> list[tuple[int, int]]:
+    sizes = [features, *[width] * depth, classes]
+    shapes = list(pairwise(sizes))
+    needed = sum((rows + 1) * columns for rows, columns in shapes)
+    if parameters != needed:
+        raise ValueError(f"initial has {parameters} entries; layers of {sizes} units have {needed} weights and biases")
+    return shapes
+
+
+def _checked_slopes(
+    X: object, labels: object, weights: object, width: int, depth: int, shares: tuple[float, Callable[[float], float]]
+) -> _Slopes:
+    X, labels = inputs.regression(X, labels)
+    weights, targets = inputs.array("initial", weights, 1), _targets(labels)
+    return _slopes(X, targets, weights, _shapes(X.shape[1], width, depth, targets.shape[1], len(weights)), shares)
+
+
+def _layers(weights: np.ndarray, shapes: list[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    layers, place = [], 0
+    for rows, columns in shapes:
+        middle, end = place + rows * columns, place + (rows + 1) * columns
+        layers.append((weights[place:middle].reshape(rows, columns), weights[middle:end]))
+        place = end
+    return layers
+
+
+def _forward(X: np.ndarray, weights: np.ndarray, shapes: list[tuple[int, int]]) -> tuple[list[np.ndarray], list]:
+    """Return the outputs of every layer, the inputs first and the logits last, and the layers."""
+    layers, outputs = _layers(weights, shapes), [X]
+    for kernel, bias in layers:
+        sums = outputs[-1] @ kernel + bias
+        outputs.append(1 / (1 + np.exp(-sums)) if len(outputs) < len(layers) else sums)
+    return outputs, layers
+
+
+def _slopes(
+    X: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    shapes: list[tuple[int, int]],
+    shares: tuple[float, Callable[[float], float]],
+) -> _Slopes:
+    """Backpropagation, and backpropagation through it for those shares of ‖∇L‖² and E‖g_i‖²."""
+    outputs, layers = _forward(X, weights, shapes)
+    logits, count = outputs.pop(), len(X)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    probabilities = np.exp(shifted)
+    total = probabilities.sum(axis=1, keepdims=True)
+    probabilities /= total
+    loss = float((np.log(total[:, 0]) - (shifted * targets).sum(axis=1)).mean())
+    errors, backward = [probabilities - targets], []  # δ_l of the layers from the last to the first, and Wᵀδ before φ'
+    for (kernel, _), hidden in zip(layers[:0:-1], outputs[:0:-1], strict=True):
+        backward.append(errors[-1] @ kernel.T)
+        errors.append(backward[-1] * hidden * (1 - hidden))
+    errors, backward = errors[::-1], backward[::-1]
+    slopes = [(hidden.T @ error / count, error.mean(axis=0)) for hidden, error in zip(outputs, errors, strict=True)]
+    lengths = [1 + (hidden**2).sum(axis=1, keepdims=True) for hidden in outputs]
+    sizes = [(error**2).sum(axis=1, keepdims=True) for error in errors]
+    # Both functions are Σ f(δ_l, h_(l−1)): here are the derivatives of their weighted sum by δ_l and by h_(l−1).
+    own = float(sum((size * length).mean() for size, length in zip(sizes, lengths, strict=True)))
+    square, moment = 2 * shares[0] / count, 2 * shares[1](own) / count
+    by_error = [
+        square * (hidden @ slope + shift) + moment * length * error
+        for hidden, (slope, shift), length, error in zip(outputs, slopes, lengths, errors, strict=True)
+    ]
+    by_output = [
+        square * error @ slope.T + moment * size * hidden
+        for error, (slope, _), size, hidden in zip(errors, slopes, sizes, outputs, strict=True)
+    ]
+    return _Slopes(
+        loss,
+        float(sum((slope**2).sum() + (shift**2).sum() for slope, shift in slopes)),
+        own,
+        _joined(slopes),
+        _joined(_through(outputs, layers, errors, backward, probabilities, by_error, by_output)),
+    )
+
+
+def _through(
+    outputs: list[np.ndarray],
+    layers: list,
+    errors: list[np.ndarray],
+    backward: list[np.ndarray],
+    probabilities: np.ndarray,
+    by_error: list[np.ndarray],
+    by_output: list[np.ndarray],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The gradient of a function of the errors δ_l and outputs h_(l−1), back through both passes."""
+    found, by_sum, carried = [], [], by_error[0]
+    for number, (kernel, _) in enumerate(layers[1:]):
+        hidden = outputs[number + 1]
+        steep = hidden * (1 - hidden)
+        by_sum.append(carried * backward[number] * steep * (1 - 2 * hidden))
+        carried, before = by_error[number + 1] + (carried * steep) @ kernel, carried * steep
+        found.append(before.T @ errors[number + 1])
+    along = probabilities * (carried - (probabilities * carried).sum(axis=1, keepdims=True))
+    answer = []
+    for number in range(len(layers) - 1, -1, -1):
+        kernel, hidden = layers[number][0], outputs[number]
+        twice = found[number - 1] if number else 0.0
+        answer.append((hidden.T @ along + twice, along.sum(axis=0)))
+        if number:
+            along = (along @ kernel.T + by_output[number]) * hidden * (1 - hidden) + by_sum[number - 1]
+    return answer[::-1]
+
+
+def _joined(layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    return np.concatenate([part.ravel() for layer in layers for part in layer])
