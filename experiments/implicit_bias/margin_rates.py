@@ -40,6 +40,7 @@ SMOOTHNESS = 1 / 4  # of the mean logistic loss where ‖x‖ <= 1; that of the 
 REACHED = 0.02  # of the largest margin may be missing where it counts as reached
 SEPARATED = 0.95  # the largest cosine between the maximum-margin directions of two norms
 MOMENTUM = 0.9
+UNSEPARATED = "the gap closes, but not every seed's direction separates yet, and no law says when it will"
 
 
 class Law(NamedTuple):
@@ -131,9 +132,10 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         runs = select(ends, data=data, optimizer=kind)
         if runs.diverged.size:
             decades = float((np.log10(runs.steps) + runs.spread * (1 / REACHED - 1 / runs.gap) / np.log(10)).median())
-            # The law is that of a direction which separates: a margin that is not yet positive says nothing of it.
-            ahead = bool(runs.closing.all() and (runs.gap < 1).all()) and decades > float(np.log10(runs.steps.max()))
-            said = outlook.format(decades) if ahead else ""
+            separates, closing = bool((runs.gap < 1).all()), bool(runs.closing.all())
+            ahead = closing and (not separates or decades > float(np.log10(runs.steps.max())))
+            # The law is that of a direction which separates: one that does not yet says nothing of the time it takes.
+            said = (outlook.format(decades) if separates else UNSEPARATED) * (ahead and bool(outlook))
             name = f"{data}, {kind}: {what}".replace("_", " ")
             found.append(Finding.of(name, (low, high), every_seed(per_seed(runs[variable])), said))
 
