@@ -23,7 +23,6 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float
 
-from research import data as problems
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
@@ -39,8 +38,8 @@ from research.oracles.least_squares import (
     stability_threshold,
 )
 from research.statistics import NOTHING, Estimate, every_seed
+from research.underdetermined import Underdetermined, underdetermined_problem
 
-Data = Literal["gaussian", "rank_deficient", "digits", "breast_cancer"]
 Optimizer = Literal["gradient_descent", "stochastic", "adam", "sign_descent", "coordinate_descent"]
 CONTRASTS = ("adam", "sign_descent", "coordinate_descent")
 TOLERANCE = 1e-6  # of the claim: the relative distance at the end
@@ -57,25 +56,6 @@ class Given(NamedTuple):
     initial: Float[Array, "feature"]
 
 
-def problem(key: Array, data: Data) -> tuple[Array, Array]:
-    """X, scaled so that the largest eigenvalue of XᵀX/n is 1, and y; fewer samples than features."""
-    if data == "gaussian":
-        X, y, _ = problems.gaussian_regression(key, samples=20, features=100)
-    elif data == "rank_deficient":
-        X, y, _ = problems.gaussian_regression(key, samples=20, features=100, rank=12, noise=0.5)
-    elif data == "digits":
-        image_key, feature_key = jax.random.split(key)
-        images, labels = problems.digits()
-        chosen = jax.random.choice(image_key, len(images), (40,), replace=False)
-        X = problems.random_features(feature_key, jnp.asarray(images)[chosen], 200, bandwidth=1.0)
-        y = jnp.asarray(labels - labels.mean())[chosen]
-    else:
-        patients, benign = problems.breast_cancer()
-        chosen = jax.random.choice(key, len(patients), (15,), replace=False)
-        X, y = jnp.asarray(problems.standardized(patients))[chosen], jnp.asarray(problems.signed(benign, 1))[chosen]
-    return X / jnp.sqrt(jnp.linalg.eigvalsh(X @ X.T / len(X))[-1]), y
-
-
 def simulate(
     key: Array,
     learning_rate: float,
@@ -83,7 +63,7 @@ def simulate(
     momentum: float,
     weight_decay: float,
     *,
-    data: Data = "gaussian",
+    data: Underdetermined = "gaussian",
     optimizer: Optimizer = "gradient_descent",
     steps: int = 10_000,
 ) -> Run:
@@ -95,7 +75,7 @@ def simulate(
     2/max ‖x‖² (without momentum): below it every step shortens the distance to all interpolants.
     """
     data_key, init_key, run_key = jax.random.split(key, 3)
-    X, y = problem(data_key, data)
+    X, y = underdetermined_problem(data_key, data)
     initial = init_scale * jax.random.normal(init_key, (X.shape[1],))
     loss = lambda w, X=X, y=y: optax.l2_loss(X @ w, y).mean() + weight_decay * optax.tree.norm(w, squared=True) / 2
     rate = learning_rate * 2 * (1 + momentum) / (1 + weight_decay)
