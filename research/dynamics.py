@@ -67,6 +67,35 @@ def start(params: PyTree, optimizer: optax.GradientTransformation, key: Any = ()
     return Descent(params, optimizer.init(params), key)
 
 
+class Averaged(NamedTuple):
+    """A descent, the weighted mean of its parameters after each step, and the number of steps."""
+
+    descent: Descent
+    mean: PyTree
+    count: Any
+
+
+def averaged(step: Callable[[Descent], Descent], power: int = 0) -> Callable[[Averaged], Averaged]:
+    """The step of a descent that carries the mean of its iterates, the t-th of them weighed by about t^power.
+
+    Power 0 is the plain mean of Polyak & Juditsky 1992; a larger one forgets the start sooner (Shamir & Zhang 2013,
+    arXiv 1212.1824: weights (t + power − 1)!/(t − 1)!, so that the newest has the share (power + 1)/(t + power)).
+    """
+
+    def moved(state: Averaged) -> Averaged:
+        descent = step(state.descent)
+        share = (power + 1) / (state.count + power + 1)
+        mean = jax.tree.map(lambda old, new: old + share * (new - old), state.mean, descent.params)
+        return Averaged(descent, mean, state.count + 1)
+
+    return moved
+
+
+def start_averaged(descent: Descent) -> Averaged:
+    """The state before the first step; the first iterate replaces the mean."""
+    return Averaged(descent, descent.params, jnp.zeros(()))
+
+
 def gradient_flow(loss: Callable[[Any], Array], time_step: Float[Array, ""] | float) -> Callable:
     """The step of classical Runge–Kutta (order 4) on `d params / dt = −∇ loss`; `time_step` is in units of time."""
     field = lambda params: jax.tree.map(jnp.negative, jax.grad(loss)(params))

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from research.dynamics import descent, gradient_flow, log_spaced, start, stochastic_descent
+from research.dynamics import averaged, descent, gradient_flow, log_spaced, start, start_averaged, stochastic_descent
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +146,15 @@ def test_log_spaced_steps_begin_at_zero_and_end_at_the_last(last, points, first)
 def test_log_spaced_names_what_it_does_not_take(arguments):
     with pytest.raises(ValueError, match=rf"1 <= first <= last.*last={arguments[0]}"):
         log_spaced(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("power", "weight"), [(0, lambda t: 1.0), (1, lambda t: t), (3, lambda t: t * (t + 1) * (t + 2))]
+)
+def test_the_mean_of_the_iterates_weighs_them_by_a_power_of_time(problem, power, weight):
+    chain = optax.sgd(0.1)
+    step, state = descent(quadratic(*problem), chain), start(jnp.ones(4), chain)
+    mean = walked(averaged(step, power), start_averaged(state), 30).mean
+    iterates = np.array([walked(step, state, t).params for t in range(1, 31)])
+    weights = np.array([weight(t) for t in range(1, 31)])
+    np.testing.assert_allclose(mean, weights @ iterates / weights.sum(), rtol=1e-12)

@@ -17,7 +17,7 @@ cumulant of the noise, of which its first error is made, changes sign at q = 1/2
 dropout of hidden units of linear networks (Mianjy, Arora & Vidal 2018, arXiv 1806.09777).
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 
 from research import data as problems
 from research import plots
-from research.dynamics import Descent, Run, log_spaced, start, stochastic_descent
+from research.dynamics import Run, averaged, log_spaced, start, start_averaged, stochastic_descent
 from research.experiment import Experiment, Finding
 from research.labels import arms, lift, norm, per_seed, select, table
 from research.oracles.dropout import averaged_error, dropout_logistic, dropout_ridge, quadratic_dropout_logistic
@@ -47,14 +47,6 @@ class Given(NamedTuple):
     X: Float[Array, "sample feature"]
     y: Float[Array, "sample"]
     kept: Float[Array, ""]
-
-
-class Averaged(NamedTuple):
-    """The descent, the mean of its iterates, and the number of steps."""
-
-    descent: Descent
-    mean: Any
-    count: Any
 
 
 def problem(key: Array, data: Data, model: Model, samples: int, features: int) -> tuple[Array, Array]:
@@ -104,15 +96,9 @@ def simulate(
 
     smoothness = (jnp.linalg.norm(X, 2) ** 2 / samples) / kept * (0.25 if model == "logistic" else 1.0)
     optimizer = optax.sgd(learning_rate / smoothness)
-    advance = stochastic_descent(loss, optimizer, sample)
+    step = averaged(stochastic_descent(loss, optimizer, sample), power=3)
 
-    def step(state: Averaged) -> Averaged:
-        moved = advance(state.descent)
-        share = 4 / (state.count + 4)
-        return Averaged(moved, state.mean + share * (moved.params - state.mean), state.count + 1)
-
-    zero = jnp.zeros(X.shape[1])
-    state = Averaged(start(zero, optimizer, mask_key), zero, jnp.zeros(()))
+    state = start_averaged(start(jnp.zeros(X.shape[1]), optimizer, mask_key))
     return Run(state, step, lambda state: Observables(state.mean), log_spaced(steps, 25), Given(X, y, kept))
 
 

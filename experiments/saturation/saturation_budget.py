@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from research import plots
-from research.dynamics import Descent, Run, log_spaced, start, stochastic_descent
+from research.dynamics import Run, averaged, log_spaced, start, start_averaged, stochastic_descent
 from research.experiment import Experiment, Finding
 from research.labels import lift, norm, per_seed, select
 from research.optimizers import soft_threshold
@@ -52,14 +52,6 @@ class Observables(NamedTuple):
 class Given(NamedTuple):
     X: Float[Array, "sample feature"]
     rate: Float[Array, ""]
-
-
-class Averaged(NamedTuple):
-    """The descent, the mean of its iterates weighted by their step, and the number of steps."""
-
-    descent: Descent
-    mean: Any
-    count: Any
 
 
 def simulate(
@@ -95,14 +87,10 @@ def simulate(
         outputs = drawn @ w
         return (jax.nn.softplus(-outputs) + smoothing / 2 * outputs).mean(axis=0).sum()
 
-    advance = stochastic_descent(loss, optimizer, sample)
-
-    def step(state: Averaged) -> Averaged:
-        moved = advance(state.descent)
-        return Averaged(moved, state.mean + 2 / (state.count + 2) * (moved.params - state.mean), state.count + 1)
+    step = averaged(stochastic_descent(loss, optimizer, sample), power=1)
 
     initial = jax.random.normal(init_key, X.shape[1:]) / 3
-    state = Averaged(start(initial, optimizer, descent_key), initial, jnp.zeros(()))
+    state = start_averaged(start(initial, optimizer, descent_key))
     observe = lambda state: Observables(state.descent.params, state.mean)
     return Run(state, step, observe, log_spaced(steps, 40), Given(X, jnp.asarray(rate, float)))
 
