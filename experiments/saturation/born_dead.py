@@ -263,7 +263,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     )
     for axes, title in zip((points, line, sets), titles, strict=True):
         axes.set(title=title, xlabel="hidden layer L", ylabel="share of networks dead by the layer", ylim=(0, 1))
-        axes.set_xlim(0, 1.6 * float(dataset.layer.max()))  # room for the legend
+        axes.set_xlim(0, 1.75 * float(dataset.layer.max()))  # room for the legend
     time.set(title="d  trained: born-dead networks", xlabel="step", ylabel="largest distance of an output")
     time.set(xscale="log", yscale="log")
     for axes in figure.axes:
