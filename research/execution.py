@@ -190,5 +190,8 @@ def _drawn(job: Job, outcome: report.Outcome, interruption: Interruption) -> Non
         with replacing(outcome.figure) as temporary:
             figure.savefig(temporary, format="png")
         plt.close(figure)
+        if job.standard and job.experiment.page:
+            with replacing(outcome.figure.with_suffix(".md")) as temporary:
+                temporary.write_text(job.experiment.page(outcome.dataset), encoding="utf-8")
         if job.standard:
             claims.write(job.results / "claims.md", outcome)

@@ -18,7 +18,8 @@ class Experiment(NamedTuple):
     """One claim: how a run goes, what theory says, what follows, and the figure.
 
     `design` holds the axes of the default run (a laptop's CPU) and the number of "seeds"; `smoke` (seconds), `paper`
-    (the paper's own size) and `control` (the main finding must NOT hold) override it.
+    (the paper's own size) and `control` (the main finding must NOT hold) override it. Where there is a `page`, the
+    Markdown that it makes of the default design's result is written beside the figure.
     """
 
     simulate: Callable
@@ -30,6 +31,7 @@ class Experiment(NamedTuple):
     paper: Mapping[Any, Any]
     control: Mapping[Any, Any]
     precision: Precision = "float64"
+    page: Callable[[xr.Dataset], str] | None = None
 
 
 class Finding(NamedTuple):

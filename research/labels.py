@@ -152,6 +152,19 @@ def select(dataset: xr.Dataset, **conditions: Any) -> xr.Dataset:
     return dataset
 
 
+def largest(dataset: xr.Dataset, parameter: str) -> xr.Dataset:
+    """The runs in which the parameter is largest; the dataset itself where there are none."""
+    return select(dataset, **{parameter: dataset[parameter].max().item()}) if dataset.diverged.size else dataset
+
+
+def named_by(parameter: xr.DataArray, values: Mapping[Any, xr.DataArray]) -> xr.DataArray:
+    """Of each run the entry of `values` that its parameter names, NaN where there is none."""
+    chosen = xr.full_like(next(iter(values.values())), np.nan)
+    for name, entry in values.items():
+        chosen = xr.where(parameter == name, entry, chosen)
+    return chosen
+
+
 def sound(dataset: xr.Dataset) -> xr.Dataset:
     """The dataset with all that diverged runs recorded as NaN, so that no slope or extreme is read off their beginning.
 

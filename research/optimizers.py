@@ -142,3 +142,8 @@ def soft_threshold(threshold: Any) -> optax.GradientTransformation:
         return jax.tree.map(lambda a, w: jnp.sign(a) * jnp.maximum(jnp.abs(a) - threshold, 0) - w, ahead, params)
 
     return optax.stateless(shrunk)
+
+
+def until(time: float, learning_rate: Any) -> Callable[[Any], Any]:
+    """The schedule η as long as `time` (η summed over steps) is not reached, then what is left of it, then 0."""
+    return lambda count: jnp.clip(time - count * learning_rate, 0.0, learning_rate)

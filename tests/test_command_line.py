@@ -53,6 +53,16 @@ def test_a_run_leaves_its_data_its_figure_and_its_claim(command, contents, resul
     assert contents()["claims.md"] == before["claims.md"]
 
 
+def test_a_page_is_written_beside_the_figure_of_the_default_design_only(command, family, contents, results):
+    with (family / "decay.py").open("a", encoding="utf-8") as file:
+        file.write("experiment = experiment._replace(page=lambda dataset: f\"# {dataset.sizes['seed']} seeds\\n\")\n")
+    command("decay", "--smoke")
+    assert not [name for name in contents() if name.endswith(".md")]
+    command("decay")
+    assert (results / "tiny" / "decay.md").read_text(encoding="utf-8") == "# 2 seeds\n"
+    assert set(contents()) >= {"tiny/decay.nc", "tiny/decay.png", "claims.md"}
+
+
 def test_an_override_has_files_of_its_own(command, contents, results):
     command("decay")
     before = contents()

@@ -13,7 +13,9 @@ from research.labels import (
     check_at_most,
     dimensions,
     fields,
+    largest,
     lift,
+    named_by,
     per_seed,
     select,
     sound,
@@ -274,6 +276,20 @@ def test_at_step_reads_what_was_recorded_and_between_it(swept):
     between = at_step(swept.loss, xr.DataArray(12**0.5 - 1))  # in ln(1 + step) halfway from 1 to 5
     np.testing.assert_allclose(between, (swept.loss.sel(step=1) + swept.loss.sel(step=5)) / 2)
     assert at_step(swept.loss, xr.DataArray(np.nan)).isnull().all()
+
+
+def test_the_largest_are_the_runs_with_the_greatest_value(swept):
+    assert largest(swept, "decay").decay.values.tolist() == [0.1]
+    assert largest(swept, "learning_rate").learning_rate.values.tolist() == [0.2]
+    none = select(swept, decay=0.7)
+    assert largest(none, "decay") is none
+
+
+def test_of_each_run_the_entry_that_its_parameter_names():
+    kinds = xr.DataArray(["a", "b", "c", "a"], dims="run")
+    counted = xr.DataArray(np.arange(8.0).reshape(4, 2), dims=("run", "step"))
+    values = {"a": counted, "b": counted + 10}
+    np.testing.assert_array_equal(named_by(kinds, values), [[0, 1], [12, 13], [np.nan, np.nan], [6, 7]])
 
 
 def test_what_diverged_runs_recorded_is_left_out():

@@ -13,6 +13,7 @@ from research.optimizers import (
     soft_threshold,
     spectral_descent,
     steepest_descent,
+    until,
 )
 
 
@@ -209,3 +210,10 @@ def test_soft_threshold_is_the_proximal_step_and_reaches_zero_exactly():
     grid = np.linspace(-2, 2, 4001)
     for ahead, found in zip(np.asarray(params + updates), after, strict=True):
         assert grid[np.argmin((grid - ahead) ** 2 / 2 + 0.1 * np.abs(grid))] == pytest.approx(found, abs=1e-3)
+
+
+def test_until_gives_the_rate_until_the_time_is_reached_and_never_more():
+    rates = np.array([until(1.0, 0.3)(count) for count in range(8)])
+    np.testing.assert_allclose(rates, [0.3, 0.3, 0.3, 0.1, 0, 0, 0, 0], atol=1e-15)
+    moved = paths(lambda params: params.sum(), optax.sgd(until(1.0, 0.3)), jnp.zeros(2), 8)
+    np.testing.assert_allclose(moved[-1], -1.0, rtol=1e-14)

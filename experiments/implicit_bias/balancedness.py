@@ -30,6 +30,7 @@ from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import lift, select, table
+from research.optimizers import until
 from research.oracles.balancedness import balance_drift, drift_factor
 from research.statistics import every_seed, slope
 
@@ -82,7 +83,8 @@ def simulate(
             outputs = activation(outputs) if number < depth - 1 else outputs
         return jnp.sum((outputs - y) ** 2) / (2 * samples)
 
-    rate = lambda count: (1 - momentum) * jnp.clip(HORIZON - count * learning_rate, 0.0, learning_rate)
+    left = until(HORIZON, learning_rate)
+    rate = lambda count: (1 - momentum) * left(count)
     chain = {
         "gradient_descent": lambda: optax.sgd(rate, momentum=momentum),
         "nesterov": lambda: optax.sgd(rate, momentum=momentum, nesterov=True),

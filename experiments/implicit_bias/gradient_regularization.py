@@ -31,6 +31,7 @@ from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import lift, norm, per_seed, select, table
+from research.optimizers import until
 from research.oracles.modified_flow import modified_flow
 from research.statistics import every_seed, slope
 
@@ -81,7 +82,7 @@ def simulate(
     network = lambda weights: activation(X @ weights[:split].reshape(U.shape)) @ weights[split:]
     loss = lambda weights: optax.l2_loss(network(weights), y).mean()
     sharpness = jnp.linalg.eigvalsh(jax.hessian(loss)(initial))[-1]
-    left = lambda count: jnp.clip(HORIZON - count * learning_rate, 0.0, learning_rate)
+    left = until(HORIZON, learning_rate)
     optimizer = optax.sgd(lambda count: (1 - momentum) * left(count) / sharpness, momentum=momentum)
     observe = lambda state: Observables(state.params)
     at = log_spaced(steps, 24)

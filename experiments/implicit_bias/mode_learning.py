@@ -31,6 +31,7 @@ from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import arms, lift, per_seed, select, sound, table
 from research.models import matrix_product
+from research.optimizers import until
 from research.oracles.deep_linear import deep_linear_modes, descent_delay, time_to_reach
 from research.statistics import crossing, every_seed, over_seeds, slope
 
@@ -106,7 +107,7 @@ def simulate(
     for vector in growing:
         free.append(vector - sum((vector @ other) / (other @ other) * other for other in free))
     effective = jnp.array([vector @ vector / 4 for vector in free])
-    optimizer = optax.sgd(lambda count: jnp.clip(HORIZON - count * learning_rate, 0.0, learning_rate))
+    optimizer = optax.sgd(until(HORIZON, learning_rate))
     at = log_spaced(steps, 1 + round(10 * np.log2(steps / 16)), first=16)  # common times of rates that are halved
     return Run(start(factors, optimizer), descent(loss, optimizer), observe, at, Given(s, effective))
 

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, per_seed, select
+from research.labels import arms, largest, lift, named_by, per_seed, select, sound
 from research.optimizers import inverse_square_root, spectral_descent
 from research.oracles.multiclass_margin import maximum_multiclass_margin, multiclass_margin
 from research.statistics import every_seed, over_seeds, slope_within
@@ -106,13 +106,15 @@ def simulate(
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The missing share of the largest margin in each norm, and the bound on it in the optimizer's own."""
+    dataset = sound(dataset)
     X, y, weights = dataset.X, dataset.y, dataset.weights
     best = {norm: lift(maximum_multiclass_margin, X, y, norm=norm, outputs=OUTPUTS) for norm in NORMS}
     widths = {norm: lift(multiclass_margin, X, y, end, norm=norm) for norm, end in best.items()}
     share = lambda matrix, norm: 1 - lift(multiclass_margin, X, y, matrix, norm=norm) / widths[norm]
     gaps = {norm: share(weights, norm) for norm in NORMS}
     apart = xr.concat([share(best[a], b) for a in NORMS for b in NORMS if a != b], "pair").min("pair") >= APART
-    own, width = (_of_its_own(dataset.optimizer, values) for values in (gaps, widths))
+    of_its_own = lambda values: named_by(dataset.optimizer, {kind: values[norm] for kind, norm in OWN.items()})
+    own, width = of_its_own(gaps), of_its_own(widths)
     others = {norm: xr.concat([gaps[other] for other in NORMS if other != norm], "norm").min("norm") for norm in NORMS}
     t, last = dataset.step.where(dataset.step > 0), int(dataset.step.max())
     ways = {power: np.append(np.nan, np.cumsum(np.arange(1, last + 1.0) ** -power))[dataset.step] for power in (0.5, 1)}
@@ -126,17 +128,9 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         own=own,
         bound=bound.where(dataset.momentum == 0),
         share=(own / bound).where(bound < 1).max("step"),
-        nearness=np.log10((own / _of_its_own(dataset.optimizer, others)).where(apart)),
+        nearness=np.log10((own / of_its_own(others)).where(apart)),
         rate=slope_within(np.log(t), np.log(own.where(own > 0)), t >= last / 100),
     )
-
-
-def _of_its_own(optimizer: xr.DataArray, values: dict[str, xr.DataArray]) -> xr.DataArray:
-    """Of each run the value of the norm that is its optimizer's."""
-    chosen = xr.full_like(values["spectral"], np.nan)
-    for kind, norm in OWN.items():
-        chosen = xr.where(optimizer == kind, values[norm], chosen)
-    return chosen
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
@@ -149,7 +143,10 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             found.append(Finding.of(what.replace("_", " "), band, interval(per_seed(values))))
 
     ahead = "log10 of the gap to the largest margin in the own norm over the least gap in another, the worst optimizer"
-    each = [_fastest(select(exact if exact.diverged.size else ends, optimizer=kind, momentum=0.0)) for kind in OWN]
+    each = [
+        largest(select(exact if exact.diverged.size else ends, optimizer=kind, momentum=0.0), "learning_rate")
+        for kind in OWN
+    ]
     worst = [per_seed(runs.nearness) for runs in each if runs.diverged.size]
     found.append(Finding.of(ahead, (-np.inf, -np.log10(5)), every_seed(np.max(worst, axis=0) if worst else ())))
     plain = select(exact, momentum=0.0)
@@ -159,14 +156,14 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     rate, falls = "slope of ln(gap in the own norm) on ln t over the last two decades", (-np.inf, -0.43)
     for kind in (kind for kind in OWN if kind != "muon"):
         for momentum in np.unique(exact.momentum.values):
-            runs = _fastest(select(exact, optimizer=kind, momentum=momentum))
+            runs = largest(select(exact, optimizer=kind, momentum=momentum), "learning_rate")
             add(f"{kind}, momentum {momentum:g}: {rate}", falls, runs.rate, over_seeds)
-    spectral = _fastest(select(exact, optimizer="spectral_descent", momentum=0.0))
+    spectral = largest(select(exact, optimizer="spectral_descent", momentum=0.0), "learning_rate")
     add("spectral_descent: gap to the largest spectral margin at the end", (-1e-6, 0.01), spectral.own)
     for steps, coefficients in ((30, "cubic"), (10, "standard"), (5, "standard")):
         muon = select(ends, optimizer="muon", newton_schulz=steps, coefficients=coefficients)
         for momentum in np.unique(muon.momentum.values) if muon.diverged.size else ():
-            runs = _fastest(select(muon, momentum=momentum))
+            runs = largest(select(muon, momentum=momentum), "learning_rate")
             named = f"muon, {steps} {coefficients} Newton–Schulz steps, momentum {momentum:g}"
             add(f"{named}: {rate}", falls, runs.rate, over_seeds)
             if runs.diverged.size and spectral.diverged.size and coefficients == "standard":
@@ -182,10 +179,6 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         what = f"muon as deployed: log10 of its gap at learning rate {rates[-1]:g} over that at {rates[0]:g}"
         found.append(Finding.of(what + ", median", (-end, end), over_seeds(np.log10(high / low), np.median)))
     return sorted(found, key=lambda finding: rate not in finding.statement)  # the rate is the claim
-
-
-def _fastest(runs: xr.Dataset) -> xr.Dataset:
-    return select(runs, learning_rate=float(runs.learning_rate.max())) if runs.diverged.size else runs
 
 
 def newton_schulz_factor(s: np.ndarray, steps: int, coefficients: str) -> np.ndarray:

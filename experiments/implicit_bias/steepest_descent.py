@@ -17,7 +17,6 @@ them 60 digits (3 against 8) and 60 patients of breast_cancer. Of the regression
 figure 1c each entry of X is shifted by N(0, 0.1²), so that seeds differ.
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -31,7 +30,7 @@ from matplotlib.colors import LogNorm
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, norm, per_seed, select, sound
+from research.labels import arms, largest, lift, named_by, norm, per_seed, select, sound
 from research.optimizers import coordinate_descent, steepest_descent
 from research.oracles.least_squares import minimum_l1_norm, minimum_l2_norm, minimum_linf_norm
 from research.oracles.margin import maximum_margin
@@ -136,7 +135,10 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     apart = xr.concat(cosines, "pair").max("pair") <= SEPARATED
     least = lambda *values: xr.concat(values, "norm").min("norm")
     others = {order: least(*(gaps[other] for other in NAMES if other != order)) for order in NAMES}
-    own, other, width = (_of_its_own(dataset, values) for values in (gaps, others, widths))
+    of_its_own = lambda values: named_by(
+        dataset.optimizer, {kind: values[order] for kind, order in ORDERS.items() if order in values}
+    )
+    own, other, width = of_its_own(gaps), of_its_own(others), of_its_own(widths)
     shortest, exponent = dataset.learning_rate * dataset.unit, dataset.exponent
     length, squares = shortest * lift(power_sum, t, exponent), shortest**2 * lift(power_sum, t, 2 * exponent)
     samples = y.notnull().sum("sample")
@@ -145,7 +147,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     oracles = {1: minimum_l1_norm, 2: minimum_l2_norm, np.inf: minimum_linf_norm}
     interpolants = {order: lift(oracle, X, y) for order, oracle in oracles.items()}
     interpolants[POWER] = lift(minimum_power_norm, X, y, power=POWER)
-    interpolant = _of_its_own(dataset, interpolants)
+    interpolant = of_its_own(interpolants)
     return dataset.assign({f"gap_{order:g}": gap for order, gap in gaps.items()}).assign(
         own=own,
         bound=bound,
@@ -169,14 +171,6 @@ def _size(vectors: xr.DataArray, order: float) -> xr.DataArray:
     return sizes[order]
 
 
-def _of_its_own(dataset: xr.Dataset, values: Mapping[float, Any]) -> xr.DataArray:
-    """Of each run the value of the norm that is its optimizer's."""
-    chosen = xr.full_like(next(iter(values.values())), np.nan)
-    for kind, order in ORDERS.items():
-        chosen = xr.where(dataset.optimizer == kind, values.get(order, np.nan), chosen)
-    return chosen
-
-
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The winner of each norm, the bound, the rates, constant steps, and the ends on squared loss."""
     ends, found = dataset.sel(step=dataset.steps), []
@@ -190,7 +184,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     for data in ("gaussian", "digits", "breast_cancer"):
         runs = select(separable, data=data, exponent=lambda exponent: exponent > 0)
         bounded = runs.share if data == "gaussian" else runs.share[:0]
-        runs = _fastest(runs)
+        runs = largest(runs, "learning_rate")
         add(ahead.format(data), (-np.inf, -np.log10(3)), runs.nearness)
         add("gaussian: gap in the own norm over its bound, wherever that is below 1, the worst", (0, 1), bounded)
         for kind in OWN:
@@ -210,10 +204,6 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             band = (0.0, 1e-6) if kind == "gradient_descent" else (1e-3, np.inf)
             add(what, band, norm(spread) / norm(runs.weights).mean(_arms(runs)))
     return found
-
-
-def _fastest(runs: xr.Dataset) -> xr.Dataset:
-    return select(runs, learning_rate=float(runs.learning_rate.max())) if runs.diverged.size else runs
 
 
 def _arms(runs: xr.Dataset) -> list:
@@ -264,7 +254,10 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
 
 def _winners(axes: plots.Axes, dataset: xr.Dataset) -> None:
     """The matrix of optimizers × norms: the median gap at the end, the colour its logarithm."""
-    runs = _fastest(select(dataset.sel(step=dataset.steps), data="gaussian", exponent=lambda exponent: exponent > 0))
+    runs = largest(
+        select(dataset.sel(step=dataset.steps), data="gaussian", exponent=lambda exponent: exponent > 0),
+        "learning_rate",
+    )
     kinds = [kind for kind in OWN if select(runs, optimizer=kind).diverged.size]
     if not kinds:
         return

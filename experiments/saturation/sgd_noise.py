@@ -31,8 +31,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
-from experiments.saturation._sgd_noise import around, cells, draw, named, network_of, standard_cells
-from experiments.saturation._sgd_noise import page as _page
+from experiments.saturation._sgd_noise import around, cells, draw, named, network_of, page, standard_cells
 from research import data as problems
 from research import images
 from research.dynamics import Run, descent, log_spaced, start
@@ -286,7 +285,6 @@ WIDE = [
         (0, 0.5, False),
     )
 ]
-page = _page
 experiment = Experiment(
     simulate=simulate,
     compare=compare,
@@ -297,4 +295,5 @@ experiment = Experiment(
     paper={"seeds": 8, AXES: WIDE, "per_class": 128, "steps": 20_000},
     control={"activation": "tanh"},
     precision="float32",
+    page=page,
 )
