@@ -17,6 +17,7 @@ FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(expe
 # the oracle that judges each experiment's main finding, for the test that a wrong one is noticed
 ORACLES = {
     "born_dead": "point_death",
+    "norm_walk": "log_length",
     "dropout": "dropout_ridge",
     "neural_collapse": "minimum_loss",
     "adaptive_methods": "sign_interpolant",
@@ -38,8 +39,11 @@ ORACLES = {
     "singular_values": "singular_velocities",
     "matrix_factorization": "minimum_nuclear_norm",
     "activation_saturation": "saturation",
+    "saturation_measure": "binned_saturation",
+    "dropout_correlation": "correlation_path",
     "sgd_noise": "top_activation",
     "batch_norm_explosion": "gradient_growth",
+    "xavier_initialization": "layer_jacobian",
     "logistic_edge": "edge_of_chaos",
     "edge_of_chaos": "mean_field",
     "depth_scales": "mean_field",
