@@ -46,6 +46,48 @@ class FullyConnected(linen.Module):
         return Layers(dense(self.labels, "readout")(outputs), jnp.stack(seen))
 
 
+class Stack(NamedTuple):
+    """The parameters of a deep network whose hidden layers have one width, those of all layers in one array each."""
+
+    entry: Float[Array, "feature unit"]
+    hidden: Float[Array, "between unit unit"]
+    biases: Float[Array, "layer unit"]
+    readout: Float[Array, "unit label"]
+
+    def __call__(self, inputs: Float[Array, "sample feature"], activation: Callable) -> Layers:
+        """Return the logits and every hidden layer's pre-activations. Depth costs no compilation."""
+
+        def layer(sums: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
+            weights, bias = given
+            following = activation(sums) @ weights + bias[None, :]
+            return following, following
+
+        first = inputs @ self.entry + self.biases[0][None, :]
+        last, rest = jax.lax.scan(layer, first, (self.hidden, self.biases[1:]))
+        return Layers(activation(last) @ self.readout, jnp.concatenate([first[None], rest]))
+
+
+def random_stack(
+    key: Array,
+    features: int,
+    width: int,
+    depth: int,
+    labels: int,
+    weight_variance: Array | float,
+    bias_variance: Array | float = 0.0,
+) -> Stack:
+    """Return `depth` hidden layers: weights N(0, weight_variance / fan_in), the readout's too, biases N(0, ·).
+
+    Variances may be traced. JAX's default dtype.
+    """
+    shapes = (features, width), (depth - 1, width, width), (depth, width), (width, labels)
+    variances = [weight_variance / features, weight_variance / width, bias_variance, weight_variance / width]
+    ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
+    parts = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])  # one draw compiles faster than four
+    drawn = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return Stack(*(jnp.sqrt(variance) * part for variance, part in zip(variances, drawn, strict=True)))
+
+
 def centred(variance: Array | float, *, per_input: bool, uniform: bool = False) -> Callable:
     """Return the initialiser N(0, variance), `per_input` N(0, variance / fan_in); the variance may be traced.
 

@@ -18,7 +18,10 @@ FAMILIES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(expe
 ORACLES = {
     "born_dead": "point_death",
     "norm_walk": "log_length",
+    "trainable_depth": "mean_field",
+    "he_initialization": "length_growth",
     "dropout": "dropout_ridge",
+    "dropout_factorization": "dropout_singular_values",
     "neural_collapse": "minimum_loss",
     "adaptive_methods": "sign_interpolant",
     "relu_spline": "representation_cost",
@@ -41,11 +44,15 @@ ORACLES = {
     "activation_saturation": "saturation",
     "saturation_measure": "binned_saturation",
     "dropout_correlation": "correlation_path",
+    "numerical_saturation": "beyond_share",
+    "noisy_activations": "escape_probability",
     "sgd_noise": "top_activation",
     "batch_norm_explosion": "gradient_growth",
     "xavier_initialization": "layer_jacobian",
+    "dynamical_isometry": "jacobian_spread",
     "logistic_edge": "edge_of_chaos",
     "edge_of_chaos": "mean_field",
+    "dormant_units": "layer_scores",
     "depth_scales": "mean_field",
     "gradient_tails": "mean_square_law",
     "saturation_budget": "resting_weight",
@@ -108,6 +115,22 @@ def test_a_broken_oracle_does_not_support_the_main_finding(path, broken, monkeyp
     monkeypatch.setattr(module, oracle.__name__, other)
     finding = experiment.findings(experiment.compare(dataset[dataset.attrs["swept"].split()]))[0]
     assert finding.status in (["void"] if broken == "not certified" else ["refuted", "inconclusive", "void"]), finding
+
+
+@pytest.mark.xdist_group("schatten_decay")
+def test_one_arm_that_is_not_certified_voids_what_is_said_of_it(monkeypatch):
+    experiment, dataset, _ = smoke("experiments.implicit_bias.schatten_decay")
+    module = importlib.import_module("experiments.implicit_bias.schatten_decay")
+    oracle = module.resting_sizes
+
+    @functools.wraps(oracle)
+    def broken(target, weight_decay, *others):
+        answer = oracle(target, weight_decay, *others)
+        return answer if weight_decay < 0.8 else type(answer)(*np.full(len(answer), np.nan))
+
+    monkeypatch.setattr(module, "resting_sizes", broken)
+    found = experiment.findings(experiment.compare(dataset[dataset.attrs["swept"].split()]))
+    assert [finding.status for finding in found if "that of the minimum, the worst" in finding.statement] == ["void"]
 
 
 @pytest.mark.parametrize("path", ALL)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import FullyConnected, centred, matrix_product, uniform_start
+from research.models import FullyConnected, centred, matrix_product, random_stack, uniform_start
 
 KEY = jax.random.key(0)
 
@@ -81,3 +81,24 @@ def test_a_uniform_start_is_one_of_the_module_and_a_vector():
     for layer, inputs in zip(layers, (6, 7, 7, 7), strict=True):
         assert 0.7 < float(jnp.abs(layer["kernel"]).max()) * inputs**0.5 <= 1
         assert not layer["bias"].any()
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_stack_is_the_fully_connected_network_of_the_same_parameters(depth):
+    inputs = jax.random.normal(jax.random.key(1), (5, 6))
+    stack = random_stack(KEY, 6, 7, depth, 3, 2.0, 0.5)
+    layers = {
+        f"hidden_{layer}": {"kernel": stack.hidden[layer - 1] if layer else stack.entry, "bias": stack.biases[layer]}
+        for layer in range(depth)
+    }
+    params = {"params": {**layers, "readout": {"kernel": stack.readout, "bias": jnp.zeros(3)}}}
+    expected = FullyConnected(depth, width=7, labels=3, activation=jnp.tanh).apply(params, inputs)
+    for seen, wanted in zip(stack(inputs, jnp.tanh), expected, strict=True):
+        assert seen.shape == wanted.shape
+        np.testing.assert_allclose(seen, wanted, atol=1e-5)
+
+
+def test_a_stack_has_the_variances_asked_for():
+    stack = random_stack(KEY, 40, 90, 5, 70, 2.0, 0.3)
+    for part, variance in zip(stack, (2 / 40, 2 / 90, 0.3, 2 / 90), strict=True):
+        assert float(jnp.var(part)) == pytest.approx(variance, rel=5 * (2 / part.size) ** 0.5)

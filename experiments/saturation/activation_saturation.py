@@ -14,8 +14,9 @@ included. Perturbations are of first order and orthogonal to the input. The edge
 variance has arrived by the middle of the network: not for tanh and softsign at the smallest σ_b (1/depth at σ_b = 0).
 
 Bands: φ_B is a mean over N units of numbers in [0, 1], of deviation 1/2 at most: 2/√N is four times that over √N. Where
-theory's own distance from the fixed point at some depth is a tenth of this, it has arrived. In float64: that φ_B is
-mean|g'| for even B is an identity, checked to 1e-12.
+theory's own distance from the fixed point at some depth is a tenth of this, it has arrived. The same 2/√N is allowed to
+the place of the edge as a convention (edge_of_chaos judges it closely). In float64: that φ_B is mean|g'| for even B is
+an identity, checked to 1e-12.
 """
 
 from collections.abc import Iterator

@@ -37,7 +37,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select
+from research.labels import arms, lift, per_seed, select
 from research.observables.saturation import mean_saturation
 from research.oracles.batch_norm import gradient_growth
 from research.oracles.mean_field import saturation, variance_path
@@ -165,10 +165,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     number = 0
     for name in FUNCTIONS:
         runs = select(dataset, activation=name)
-        for place in range(runs.sizes[_cells(runs)] if _cells(runs) else 1):
-            cell = runs.isel({_cells(runs): place}) if _cells(runs) else runs
-            if not cell.diverged.size:
-                continue
+        for place, cell in enumerate(cell for _, cell in arms(runs) if cell.diverged.size):
             curve = cell.gradient.isel(step=0).dropna("layer", how="all")
             curve = (curve / curve.isel(layer=-1)).drop_vars("step")
             style = {"color": f"C{list(FUNCTIONS).index(name)}", "linestyle": ("-", "--", ":")[place % 3]}
@@ -186,16 +183,14 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
                         growth = theory**0.5 * float(sizes.isel(layer=-1).median())
                         plots.theory(stepped, curve.layer, growth, "theory, before")
     runs = select(dataset, activation="tanh")
-    for place in range(runs.sizes[_cells(runs)] if _cells(runs) else 1):
-        cell = runs.isel({_cells(runs): place}) if _cells(runs) else runs
-        if cell.diverged.size:
-            levels = cell.saturation.isel(step=0, drop=True).dropna("layer", how="all").transpose("seed", "layer")
-            style = {"color": f"C{place}", "linestyle": ("-", "--", ":")[place % 3]}
-            plots.seeds(pinned, levels, f"weight scale {float(cell.weight_scale):g}", **style)
-            scale, layers = float(cell.weight_scale), int(cell.depth)
-            plain = [saturation("tanh", q) for q in variance_path("tanh", scale**2, 0.0, scale**2, layers)]
-            label = None if place else "theory without normalisation"
-            plots.theory(pinned, levels.layer, plain, label, linestyle=":", linewidth=0.9)
+    for place, cell in enumerate(cell for _, cell in arms(runs) if cell.diverged.size):
+        levels = cell.saturation.isel(step=0, drop=True).dropna("layer", how="all").transpose("seed", "layer")
+        style = {"color": f"C{place}", "linestyle": ("-", "--", ":")[place % 3]}
+        plots.seeds(pinned, levels, f"weight scale {float(cell.weight_scale):g}", **style)
+        scale, layers = float(cell.weight_scale), int(cell.depth)
+        plain = [saturation("tanh", q) for q in variance_path("tanh", scale**2, 0.0, scale**2, layers)]
+        label = None if place else "theory without normalisation"
+        plots.theory(pinned, levels.layer, plain, label, linestyle=":", linewidth=0.9)
     pinned.axhline(float(np.max(dataset.tanh_level)), color="black", linestyle="--", label="E|tanh z|")
     pinned.set(title="tanh: saturation", xlabel="layer", ylabel="φ_B", ylim=(0, 1.3))
     initial.set(title="every weight scale", xlabel="layer", ylabel="squared gradient, over the last layer's")
@@ -205,11 +200,6 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     for each in axes[0]:
         plots.legend(each, loc="upper right" if each is pinned else "best")
     return figure
-
-
-def _cells(dataset: xr.Dataset) -> str:
-    """The dimension along which the networks lie, if there is one."""
-    return next((str(each) for each in dataset.diverged.dims if each != "seed"), "")
 
 
 NAMES = ("activation", "batch", "width", "depth", "weight_scale")
@@ -223,8 +213,8 @@ experiment = Experiment(
     compare=compare,
     findings=findings,
     draw=draw,
-    design={"seeds": 8, NAMES: networks(200, 20, 128, 800, (0.25, 1.0, 4.0)), "learning_rate": 1.0},
-    smoke={"seeds": 3, NAMES: [(name, 64, 100, 14, scale) for name in ("relu", "tanh") for scale in (0.25, 4.0)]},
-    paper={"seeds": 8, NAMES: networks(1000, 50, 1000, 1500, (0.25, 1.0, 4.0))},
+    design={"seeds": 8, NAMES: networks(200, 20, 128, 800, (0.5, 1.0, 3.0, 16.0)), "learning_rate": 1.0},
+    smoke={"seeds": 3, NAMES: [(name, 64, 100, 14, scale) for name in ("relu", "tanh") for scale in (0.5, 3.0)]},
+    paper={"seeds": 8, NAMES: networks(1000, 50, 1000, 1500, (0.5, 1.0, 3.0, 16.0))},
     control={"normalised": False, "activation": "relu"},
 )

@@ -168,10 +168,9 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         what = f"no biases, all inputs, 2 layers of {width:g}: share dead, 2·4⁻ⁿ + (1 − 2¹⁻ⁿ)·4⁻ⁿ = {p:.4f}"
         found.append(Finding.of(what, (p - off, p + off), share(dead)))
     biased = select(initial, shift=0.0, bias_scale=lambda scale: scale > 0)
-    if biased.diverged.size:
-        excess = biased.everywhere - biased.at_point
-        what = "with biases: share dead for all inputs less that at one of them, the largest of a seed (a bound)"
-        found.append(Finding.of(what, (-1.0, 0.0), every_seed(per_seed(excess.max("layer")))))
+    excess = (biased.networks**0.5 * (biased.everywhere - biased.law)).max("layer").clip(min=0)
+    what = "with biases, all inputs: √networks × share dead above 1 − (1 − 2⁻ⁿ)ˡ, any layer, the largest of a seed"
+    add(biased, what, excess)
     if np.unique(biased.radius).size > 1:
         lasts = table(_shrinking(biased), "gap", "radius")
         radii = lasts.radius.values
@@ -232,10 +231,9 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         runs, style = _only(select(free, width=width)), {"label": f"width {width:g}", "color": f"C{number}"}
         plots.seeds(points, runs.at_point, **style)
         plots.theory(points, runs.layer, runs.law, None)
-        plots.seeds(line, runs.everywhere, **style)
+        plots.seeds(line, runs.everywhere, color=f"C{number}")
         plots.theory(line, runs.layer, np.stack([runs.least, runs.most], axis=1), None, linewidth=0.9)
     plots.theory(points, [], [], "1 − (1 − 2⁻ⁿ)ᴸ")
-    plots.theory(line, [], [], "bracket (exact for L ≤ 2)")
     biased = select(initial, shift=0.0, bias_scale=lambda scale: scale > 0)
     if np.unique(biased.radius).size > 1:
         shrinking = _shrinking(biased)
@@ -258,12 +256,13 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     plots.theory(time, dataset.step[[1, -1]] if dataset.step.size > 1 else [1, 2], [1e-6, 1e-6], "allowed at the end")
     titles = (
         "a  at one input, symmetric weights",
-        "b  for all inputs, no biases",
+        "b  all inputs, no biases; black: theory's bracket",
         "c  with biases, on a shrinking set",
     )
     for axes, title in zip((points, line, sets), titles, strict=True):
         axes.set(title=title, xlabel="hidden layer L", ylabel="share of networks dead by the layer", ylim=(0, 1))
-        axes.set_xlim(0, 1.75 * float(dataset.layer.max()))  # room for the legend
+        axes.set_xlim(0, (1.1 if axes is line else 1.75) * dataset.sizes["layer"])  # room for a legend, but in b it is a's
+        axes.set_xticks(np.linspace(0, dataset.sizes["layer"], 5))
     time.set(title="d  trained: born-dead networks", xlabel="step", ylabel="largest distance of an output")
     time.set(xscale="log", yscale="log")
     for axes in figure.axes:

@@ -11,7 +11,7 @@ Source: Poole et al. 2016, arXiv 1606.05340, sections 2 and 3 and figures 1 and 
 Departure: Widths from 16 to 256, as many networks of each as draw equally many weights, rather than one of 1000. Every
 point of the plane has weights of its own. The two inputs are at right angles in the first layer, with a perturbation
 along the circle through them; the variance there is given. Bands: mean squares are judged against 4.5 standard errors
-(one in a million by chance) and the shift; the shift neglects terms of 1/N², relative 10/N at the narrowest; the edge
+(7e-6 by chance) and the shift; the shift neglects terms of 1/N², relative 10/N at the narrowest; the edge
 is that of the least-squares cubic of ln χ_1 on ln σ_w² (on theory's χ_1 it is within 0.002 of the edge), continued
 to 1/N = 0.
 """

@@ -17,9 +17,10 @@ where the mean logarithm is not. Networks of an odd activation start at q = `fir
 variance falls only like 1/(2 layer); theory follows it layer by layer. The orthogonal case is left out.
 
 Bands: A ratio is Σ φ'(h_i)² g_i² with Gaussian g, of relative variance (3 E φ'⁴/(E φ'²)² - 1)/width. ∫σ'⁴ du = 1/140
-makes this (3 · 36/140 · √(2πq) - 1)/width for large q. Bands are three standard errors of a seed's mean over the layers
-looked at; χ_1 ∝ σ_w turns relative errors of growth into equal ones of σ_w, and φ_B = 1 - c/√q* into those times
-1 - φ_B, to which come the three standard errors of a mean over units of numbers in [0, 1], √(φ_B(1 - φ_B)/width).
+makes this (3 · 36/140 · √(2πq) - 1)/width for large q. Bands are five standard errors of the mean over the layers looked
+at and over seeds: three for chance, and two for the interval, which has to lie inside. χ_1 ∝ σ_w turns relative errors
+of growth into equal ones of σ_w, and φ_B = 1 - c/√q* into those times 1 - φ_B, to which come as many standard errors of
+a mean over units of numbers in [0, 1], √(φ_B(1 - φ_B)/width).
 """
 
 from typing import Literal, NamedTuple
@@ -47,7 +48,7 @@ FUNCTIONS = {
     "tanh": {"mean": 0.0, "steepness": 1.0},
 }
 EDGES = {"tanh": 1.0, "centred logistic": 4.0}  # 1/φ'(0), for the odd ones
-ERRORS, OUTER = 3.0, np.log(19.0)  # standard errors; a logistic unit beyond 0.05 and 0.95
+ERRORS, OUTER = 5.0, np.log(19.0)  # standard errors; a logistic unit beyond 0.05 and 0.95
 
 
 class Measures(NamedTuple):
@@ -139,15 +140,16 @@ def at_edge(dataset: xr.Dataset, activation: str, variable: str) -> np.ndarray:
     places = np.array([crossing(scales, np.log(row), 0.0) for row in growth.values])
     if variable == "weight_scale":
         return np.exp(places)
-    return np.array(
-        [np.interp(x, scales, y) for x, y in zip(places, table(runs, variable, "weight_scale"), strict=True)]
-    )
+    seen = table(runs, variable, "weight_scale").values
+    found = np.array([np.interp(x, scales, row) for x, row in zip(places, seen, strict=True)])
+    return np.where(np.isnan(places), np.nan, found)  # np.interp takes a place that is not known for the first
 
 
 def error(dataset: xr.Dataset, q: float) -> float:
-    """The relative standard error of a seed's growth for logistic units of that large variance."""
+    """The relative standard error of the growth, mean of seeds, for logistic units of that large variance."""
     layers = int(dataset.depth.max()) - 1 - int(dataset.depth.max()) // 2
-    return float(((3 * 36 / 140 * np.sqrt(2 * np.pi * q) - 1) / (int(dataset.width.min()) * layers)) ** 0.5)
+    units = int(dataset.width.min()) * layers * dataset.sizes["seed"]
+    return float(((3 * 36 / 140 * np.sqrt(2 * np.pi * q) - 1) / units) ** 0.5)
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
@@ -163,7 +165,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         near, far = (
             (mean - spread, mean + spread)
             for mean in (phi, outside)
-            for spread in [allowed * (1 - mean) + ERRORS * (mean * (1 - mean) / int(runs.width.min())) ** 0.5]
+            for units in [int(runs.width.min()) * runs.sizes["seed"]]
+            for spread in [allowed * (1 - mean) + ERRORS * (mean * (1 - mean) / units) ** 0.5]
         )
         scales, seen = at_edge(runs, "logistic", "weight_scale"), runs.weight_scale
         bound = per_seed(select(runs, weight_scale=float(seen.min())).growth / (float(seen.min()) ** 2 / 16), "mean")
@@ -191,7 +194,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         if runs.diverged.size:
             # linear there: a ratio has relative variance 2/width, and growth is (σ_w φ'(0))²
             layers = int(runs.depth.max()) - 1 - int(runs.depth.max()) // 2
-            allowed = ERRORS * (2 / (int(runs.width.min()) * layers)) ** 0.5 / 2
+            allowed = ERRORS * (2 / (int(runs.width.min()) * layers * runs.sizes["seed"])) ** 0.5 / 2
             scales = at_edge(runs, name, "weight_scale")
             found += [
                 (

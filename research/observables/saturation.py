@@ -37,6 +37,17 @@ def mean_saturation(outputs: Float[Array, "..."], low: float, high: float) -> Fl
     return jnp.mean(jnp.abs(_scaled(outputs, low, high)))
 
 
+def share_beyond(outputs: Float[Array, "..."], low: float, high: float, threshold: float) -> Float[Array, ""]:
+    """Return the share of outputs whose |g'| is above `threshold`; NaN where one is not finite.
+
+    0.9 means outside [-0.9, 0.9] for tanh and outside [0.05, 0.95] for the logistic sigmoid. There is no threshold that
+    all agree on. Raises ValueError for one outside [0, 1).
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold!r}; it takes a number from 0 to less than 1")
+    return _share(jnp.abs(_scaled(outputs, low, high)) > threshold, outputs)
+
+
 def vanished_share(slopes: Float[Array, "..."]) -> Float[Array, ""]:
     """Return the share of derivatives of the activation that are zero exactly; NaN where one is not finite.
 

@@ -1,0 +1,248 @@
+"""Deep tanh networks near isometry learn many times faster than those with Gaussian weights, and than ReLU networks.
+
+Claim: Deep networks that begin with dynamical isometry learn orders of magnitude faster than networks that do not, and
+tanh networks with orthogonal weights faster than deep ReLU networks.
+
+Source: Pennington, Schoenholz & Ganguli 2017, "Resurrecting the sigmoid in deep learning through dynamical isometry",
+arXiv 1711.04735, abstract and section 3; of linear networks: Saxe, McClelland & Ganguli 2014, arXiv 1312.6120.
+
+Departure: Digits of 8 × 8 pixels, width 64 and 40 layers in place of CIFAR-10, 400 and 200; plain SGD, batches of 32.
+Every network begins at the edge of chaos. Time is the number of steps until the loss on 300 of the images is half of
+ln 10, what it is for a guess; each network has the best of five learning rates. A network that does not get there is
+counted with all steps, less than its time. What theory says is only the order: the variance of the squared singular
+values of the Jacobian, `research.oracles.isometry`. The paper says "orders of magnitude", at ten times the depth: a
+factor of 2 is asked for first, which the best of rates a factor of 3 apart does not make, and then one of 10. The
+shallow networks of the same sweep show where isometry does not matter, and the smallest q* that there is a price: its
+signals are small as well, and the readout learns from them slowly.
+"""
+
+from itertools import product
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jaxtyping import Array, Float
+from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
+from scipy.stats import kendalltau
+
+from research import data as problems
+from research import plots
+from research.dynamics import Run, log_spaced, start, stochastic_descent
+from research.experiment import Experiment, Finding
+from research.labels import averaged, largest, lift, select, sound
+from research.oracles.isometry import jacobian_spread
+from research.statistics import Estimate, crossing, every_seed, over_seeds
+
+FUNCTIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
+GUESS = float(np.log(10))
+LEARNED = GUESS / 2
+
+
+class Observables(NamedTuple):
+    loss: Float[Array, ""]
+
+
+def simulate(
+    key: Array,
+    learning_rate: float,
+    orthogonal: float,
+    q: float,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    depth: int = 40,
+    width: int = 64,
+    steps: int = 250,
+    batch: int = 32,
+) -> Run:
+    """Training on digits from the edge of chaos with fixed point q; weights are orthogonal (1) or Gaussian (0).
+
+    Images are as wide as the layers: they enter repeated where those are wider than 64, with the variance of q.
+    """
+    pixels, labels = problems.digits()
+    inputs = np.resize(problems.standardized(pixels).T, (width, len(labels))).T
+    inputs *= (width / np.sum(inputs**2, axis=1, keepdims=True)) ** 0.5
+    X, y = jnp.asarray(inputs, float), jnp.asarray(labels)
+    function = FUNCTIONS[activation]
+    # σ_w² E φ'² = 1 and σ_w² E φ² + σ_b² = q, by Gauss–Hermite quadrature.
+    nodes, shares = np.polynomial.hermite_e.hermegauss(80)
+    expected = lambda values: jnp.asarray(shares / shares.sum(), values.dtype) @ values**2
+    u = jnp.sqrt(q) * jnp.asarray(nodes, float)
+    outputs, slopes = jax.jvp(function, (u,), (jnp.ones_like(u),))
+    weight_variance, output = 1 / expected(slopes), expected(outputs)
+    bias_variance = jnp.maximum(q - weight_variance * output, 0.0)
+
+    init_key, descent_key = jax.random.split(key)
+    # The whole is one draw, which compiles faster than several.
+    drawn = jax.random.normal(init_key, (depth * width + depth + 10, width))
+    gaussian = drawn[: depth * width].reshape(depth, width, width)
+    uniform, upper = jnp.linalg.qr(gaussian)
+    uniform *= jnp.sign(jnp.diagonal(upper, axis1=1, axis2=2))[:, None, :]
+    weights = jnp.sqrt(weight_variance) * jnp.where(orthogonal > 0, uniform, gaussian / width**0.5)
+    biases = jnp.sqrt(bias_variance) * drawn[depth * width : -10]
+    params = (weights, biases, drawn[-10:].T / width**0.5)
+
+    def loss(params: Any, drawn: Any) -> Array:
+        weights, biases, readout = params
+        layer = lambda outputs, given: (function(outputs @ given[0] + given[1][None]), None)
+        outputs, _ = jax.lax.scan(layer, jnp.sqrt(output) * X[drawn], (weights, biases))
+        return cross_entropy(outputs @ readout, y[drawn]).mean()
+
+    chain = optax.sgd(learning_rate)
+    step = stochastic_descent(loss, chain, lambda key: jax.random.randint(key, (batch,), 0, len(X)))
+    observe = lambda state: Observables(loss(state.params, np.arange(300)))
+    return Run(start(params, chain, descent_key), step, observe, log_spaced(steps, 30))
+
+
+def distance(activation: str, q: float, orthogonal: float, depth: float) -> float:
+    """Return the variance of the squared singular values of the Jacobian over the square of their mean."""
+    return float(jacobian_spread(activation, q, np.inf, orthogonal > 0, int(depth))[-1])
+
+
+def compare(dataset: xr.Dataset) -> xr.Dataset:
+    """The steps that each network takes to learn at the best of its rates, and how far theory has it from isometry."""
+    dataset = sound(dataset)
+    if "learning_rate" not in dataset.dims:
+        dataset = dataset.expand_dims("learning_rate")
+    steps = np.log(np.maximum(dataset.step.values, 0.5))
+    reached = xr.apply_ufunc(
+        lambda losses: np.exp(crossing(steps, -losses, -LEARNED)),
+        dataset.loss,
+        input_core_dims=[["step"]],
+        vectorize=True,
+    )
+    return dataset.assign(
+        time=reached.min("learning_rate").fillna(dataset.steps),
+        best=reached.fillna(dataset.steps + dataset.loss.isel(step=-1)).fillna(np.inf).argmin("learning_rate"),
+        expected=lift(distance, dataset.activation, dataset.q, dataset.orthogonal, dataset.depth),
+    )
+
+
+def arm(dataset: xr.Dataset, activation: str, orthogonal: float, q: float) -> xr.Dataset:
+    """The runs of one kind of network."""
+    return select(dataset, activation=activation, orthogonal=orthogonal, q=q)
+
+
+def times(runs: xr.Dataset) -> np.ndarray:
+    """The steps that each seed takes, of the one kind of network that is left."""
+    return np.asarray(runs.time.transpose("seed", ...).values.reshape(runs.sizes["seed"], -1)[:, 0])
+
+
+def findings(dataset: xr.Dataset) -> list[Finding]:
+    """Orthogonal against Gaussian tanh and ReLU networks, deep and shallow; the order that theory gives; the price."""
+    found: list[Finding] = []
+    deep = largest(dataset, "depth")
+    shallow = select(dataset, depth=int(dataset.depth.min()))
+    depth, lost = int(deep.depth.max()), int(dataset.diverged.sum())
+
+    def add(statement: str, band: tuple[float, float], estimate: Estimate) -> None:
+        found.append(Finding.of(statement, band, estimate))
+
+    near, gaussian = ("tanh", 1.0, ISOMETRIC), ("tanh", 0.0, ISOMETRIC)
+    ratio = lambda runs, over, of: times(arm(runs, *over)) / times(arm(runs, *of))
+    has = lambda runs, *kinds: all(arm(runs, *kind).diverged.size for kind in kinds)
+    if has(deep, near, gaussian):
+        slower = ratio(deep, gaussian, near)
+        what = f"{depth} layers, tanh, q* = {ISOMETRIC:g}: steps to learn, Gaussian over orthogonal"
+        add(f"{what} (of {dataset.diverged.size} runs {lost} diverged)", (2.0, np.inf), every_seed(slower))
+        add(f"{what}, as an order of magnitude", (10.0, np.inf), every_seed(slower))
+        if int(shallow.depth.max()) < depth and has(shallow, near, gaussian):
+            what = f"the same, over what it is at {int(shallow.depth.max())} layers"
+            add(what, (1.0, np.inf), every_seed(slower / ratio(shallow, gaussian, near)))
+    for orthogonal, weights in ((1.0, "orthogonal"), (0.0, "Gaussian")):
+        other = ("relu", orthogonal, 1.0)
+        if has(deep, near, other):
+            missed = int((times(arm(deep, *other)) >= arm(deep, *other).steps.max().item()).sum())
+            what = f"{depth} layers: steps to learn, ReLU with {weights} weights over orthogonal tanh"
+            add(f"{what} ({missed} seeds did not get there)", (1.0, np.inf), every_seed(ratio(deep, other, near)))
+    smaller = ("tanh", 1.0, SMALLER)
+    if has(deep, near, smaller):
+        what = f"{depth} layers, orthogonal tanh: steps to learn, q* = {SMALLER:g} over {ISOMETRIC:g}"
+        add(f"{what} (nearer to isometry: less than 1)", (0.0, 1.0), every_seed(ratio(deep, smaller, near)))
+    for layers in np.unique(dataset.depth.values)[::-1].tolist():
+        runs = select(dataset, depth=layers)
+        spread = runs.expected.values.ravel()
+        if spread.size > 2:
+            rows = runs.time.transpose("seed", ...).values.reshape(-1, spread.size)
+            order = [kendalltau(spread, row).statistic for row in rows]
+            what = "Kendall's τ of steps to learn and theory's distance from isometry, all networks"
+            add(f"{layers} layers: {what}", (0.0, np.inf), over_seeds(order))
+    return found
+
+
+def draw(dataset: xr.Dataset) -> plots.Figure:
+    """The loss of the deepest networks at their best rates, and steps to learn against theory's distance."""
+    figure, axes = plots.figure(1, 3, "Near isometry, deep networks learn fast", (4.6, 3.8))
+    curves, against, distances = axes[0]
+    depths = np.unique(dataset.depth.values).tolist()
+    for number, kind in enumerate(KINDS):
+        activation, orthogonal, q = kind
+        runs = arm(dataset, *kind)
+        if not runs.diverged.size:
+            continue
+        level = f", q* = {q:g}" if activation == "tanh" else ""
+        label = f"{'orthogonal' if orthogonal else 'Gaussian'} {activation}{level}"
+        color = f"C{number}"
+        deep = largest(runs, "depth")
+        best = int(np.median(deep.best.values))
+        loss = averaged(deep.loss.isel(learning_rate=best), "seed", "step").isel(step=slice(1, None))
+        rate = float(deep.learning_rate.values[best])
+        plots.seeds(curves, loss, f"{label}, η = {rate:g}", color=color)
+        for depth in depths:
+            cell = select(runs, depth=depth)
+            if cell.diverged.size:
+                marker = {"marker": "o" if depth == depths[-1] else "v", "alpha": 0.7}
+                plots.points(
+                    against, cell.expected, cell.time, label if depth == depths[-1] else None, color=color, **marker
+                )
+                distances.plot(
+                    depth, float(cell.expected.max()), color=color, label=None, **{**marker, "markersize": 5}
+                )
+        layers = np.unique(np.geomspace(1, depths[-1], 20).astype(int))
+        expected = jacobian_spread(activation, q, np.inf, orthogonal > 0, int(layers[-1]))[layers - 1]
+        plots.theory(distances, layers, expected, None if number else "theory, colours as in b")
+    for height, text in ((GUESS, "a guess"), (LEARNED, "learned")):
+        plots.theory(curves, (1, float(dataset.step.max())), (height, height), None, linewidth=0.8)
+        curves.annotate(text, (1, height), (2, 2), textcoords="offset points", fontsize=7)
+    curves.set(
+        title=f"a  {depths[-1]} layers, each at its best rate", xlabel="step", xscale="log", ylabel="loss (nats)"
+    )
+    shallow = f", ▼ {depths[0]}" if len(depths) > 1 else ""
+    against.set(
+        title=f"b  steps to learn: ● {depths[-1]} layers{shallow}",
+        xscale="log",
+        yscale="log",
+        ylabel="step at which the loss is ln(10)/2",
+    )
+    against.set_xlabel("variance of squared singular values, theory")
+    distances.set(title="c  theory", xlabel="layers", xscale="log", yscale="log")
+    distances.set_ylabel("variance of squared singular values")
+    for each in axes[0]:
+        plots.legend(each)
+    return figure
+
+
+ISOMETRIC, SMALLER, FAR = 0.05, 0.01, 0.5  # q*
+KINDS = [
+    ("tanh", 1.0, SMALLER),
+    ("tanh", 1.0, ISOMETRIC),
+    ("tanh", 1.0, FAR),
+    ("tanh", 0.0, ISOMETRIC),
+    ("relu", 1.0, 1.0),
+    ("relu", 0.0, 1.0),
+]
+NAMES = ("activation", "orthogonal", "q", "depth")
+networks = lambda depths, kinds=KINDS: [(*kind, depth) for depth, kind in product(depths, kinds)]
+experiment = Experiment(
+    simulate=simulate,
+    compare=compare,
+    findings=findings,
+    draw=draw,
+    design={"seeds": 8, NAMES: networks((8, 40)), "learning_rate": [0.003, 0.01, 0.03, 0.1, 0.3]},
+    smoke={"seeds": 2, NAMES: networks((40,), [KINDS[1], KINDS[3]]), "learning_rate": 0.04, "steps": 120},
+    paper={"seeds": 8, NAMES: networks((25, 50, 100, 200)), "width": 400, "steps": 10_000},
+    control={"depth": 2},
+    precision="float32",
+)
