@@ -111,7 +111,7 @@ def mirror_descent(
     2205.12808). θ is carried, since it is not to be had from parameters that underflow. Momentum in the dual, θ_{t+1} =
     θ_t − η m_t, is `optax.chain(optax.trace(decay), mirror_descent(…))`. `primal_momentum` β starts the step from
     w_t + β (w_t − w_{t−1}) instead: θ_{t+1} = θ_t + ∇ψ(w_t + β (w_t − w_{t−1})) − ∇ψ(w_t) − η g_t, which leaves the
-    span of the gradients (Gunasekar et al. 2018, arXiv 1802.08246, section 3). `power` and β may be traced.
+    span of the gradients (Gunasekar et al. 2018, arXiv 1802.08246). `power` and β may be traced.
     """
     image = lambda w: jnp.sign(w) * jnp.abs(w) ** (power - 1)
     preimage = lambda dual: jnp.sign(dual) * jnp.abs(dual) ** (1 / (power - 1))

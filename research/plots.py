@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 STYLE: dict[Any, Any] = {
@@ -93,9 +94,12 @@ def plane(axes: Axes, values: xr.DataArray, theory: xr.DataArray, label: str) ->
 
 
 def legend(axes: Axes, **style: Any) -> None:
-    """A legend of what bears a label, in the place where it hides least."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(**{"loc": "best", **style})
+    """A legend of what bears a label, theory (what is black) last, in the place where it hides least."""
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    entries.sort(key=lambda entry: isinstance(entry[0], Line2D) and entry[0].get_color() == "black")
+    if entries:
+        handles, labels = zip(*entries, strict=True)
+        axes.legend(handles, labels, **{"loc": "best", **style})
 
 
 def finish(figure: Figure) -> None:

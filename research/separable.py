@@ -26,7 +26,7 @@ class Labelled(NamedTuple):
 def separable_problem(key: Key[Array, ""], kind: Separable) -> Labelled:
     """The inputs, the longest of norm 1, and the labels of one problem.
 
-    "planted": `planted_support` (24 × 80); "symmetric": `symmetric_points` (16 × 2); "gaussian": 30 × 10, the generic
+    "planted": `planted_support` (20 × 80); "symmetric": `symmetric_points` (16 × 2); "gaussian": 30 × 10, the generic
     case; "digits" (3 against 8) and "breast_cancer": a random half of the samples with a constant feature (separable,
     as a test certifies); "overlapping": 30 × 6, which no direction separates. Raises ValueError for another kind.
     """
@@ -62,9 +62,12 @@ def standardized_sample(key: Key[Array, ""], kind: Literal["digits", "breast_can
 def planted_support(key: Key[Array, ""], samples: int = 20, features: int = 80, support: int = 4) -> Labelled:
     """Support vectors z_k = u + a_k with a_k ⟂ u and Σ p_k a_k = 0, so that ŵ = u and α = p, and others beyond them.
 
-    The multipliers p are unequal (softmax of 0 to 1.2). The `samples` others are mixtures of the support vectors at
+    The multipliers p are unequal (softmax of 0 to 1.2). All samples but the first `support` are mixtures of these at
     margins between two and three, so that the late weights are a closed form, reached as fast as a power of t.
+    Raises ValueError unless `samples` exceeds `support`.
     """
+    if samples <= support:
+        raise ValueError(f"samples is {samples}; it takes more than the {support} support vectors that it counts")
     draw = jax.random.normal(key, (samples + 1, features))  # one draw, as each more costs time to compile
     direction, across, others = draw[0] / jnp.linalg.norm(draw[0]), draw[1 : 1 + support], draw[1 + support :]
     p = jax.nn.softmax(jnp.linspace(0.0, 1.2, support))

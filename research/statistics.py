@@ -59,6 +59,24 @@ def every_seed(values: Any) -> Estimate:
     return Estimate(float(np.median(sample)), (float(sample.min()), float(sample.max())))
 
 
+def median(values: Any) -> Estimate:
+    """The median of one number a seed, with the exact interval between two of them (order statistics).
+
+    The k-th least and the k-th largest of n, k as large as 95 % allow: a bootstrapped median of few seeds promises more
+    than it keeps. That is all of them up to eight seeds, and too few below six: see `every_seed` and `few`.
+    """
+    sample = np.sort(np.asarray(values, dtype=float).ravel())
+    if sample.size < 2 or not np.isfinite(sample).all():
+        return NOTHING
+    outside = max(int(stats.binom.ppf(0.025, sample.size, 0.5)) - 1, 0)  # P(Binomial(n, 1/2) <= outside) <= 2.5 %
+    return Estimate(float(np.median(sample)), (float(sample[outside]), float(sample[-1 - outside])))
+
+
+def few(seeds: int) -> str:
+    """What a statement says of an interval from fewer than six seeds: that it is their range, short of 95 %."""
+    return f" (the range of {seeds} seeds)" if seeds < 6 else ""
+
+
 def share(hits: Any) -> Estimate:
     """The share of true values among independent ones, with the exact binomial interval (Clopper & Pearson 1934)."""
     numbers = np.asarray(hits, dtype=float).ravel()

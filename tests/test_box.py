@@ -115,6 +115,29 @@ def test_minimisers_that_are_not_unique_are_void():
     assert np.isnan(box.box_least_squares(X, y, 10.0)).all()
 
 
+def test_faces_slow_adamw_down_as_the_stiffness_says():
+    # one coordinate: 1/2·h·(w - c)² in |w| <= 1, S = h and |g| = h·(c - 1)
+    assert box.face_stiffness(np.ones((2, 1)), np.full(2, 1.5), 1.0) == pytest.approx(2.0)
+    X, y = tall()
+    assert box.face_stiffness(X, y, 10.0) == 0
+    decay, rate, b2 = 1 / 0.1, 0.01, 0.999
+    weights, stiffness = box.box_least_squares(X, y, 0.1), box.face_stiffness(X, y, 0.1)
+    gradient = lambda w: X.T @ (X @ w - y) / 20
+    on = np.abs(weights) == 0.1
+    # from next to the minimiser, the second moment being settled there
+    w, v = np.where(on, 0.999 * weights, weights), gradient(weights) ** 2
+    short = []
+    for _ in range(24_000):
+        slope = gradient(w)
+        v = b2 * v + (1 - b2) * slope**2
+        w = np.where(on, w - rate * (slope / np.sqrt(v) + decay * w), w)
+        w[~on] -= np.linalg.solve(X[:, ~on].T @ X[:, ~on] / 20, gradient(w)[~on])  # those inside follow
+        short.append(np.abs(w - weights)[on].max())
+    measured = np.log(short[-8000] / short[-1]) / 7999
+    expected = rate * decay * (1 - b2) / (1 - b2 + rate * (decay + stiffness))
+    assert measured == pytest.approx(expected, rel=0.02)
+
+
 X, Y = overlapping()
 REFUSED = {
     "bound is -1": lambda: box.box_least_squares(X, Y, -1.0),
@@ -136,7 +159,7 @@ def test_bad_input_is_named(message):
 def test_nan_gives_nan():
     bad, nan = X.copy(), float("nan")
     bad[0, 0] = nan
-    for solve in (box.box_least_squares, box.box_logistic):
+    for solve in (box.box_least_squares, box.box_logistic, box.face_stiffness):
         for arguments in ((bad, Y, 1.0), (X, Y * nan, 1.0), (X, Y, nan)):
             assert np.isnan(solve(*arguments)).all()
     for arguments in ((bad, Y, 1.0, 1.0), (X, Y * nan, 1.0, 1.0), (X, Y, nan, 1.0), (X, Y, 1.0, nan)):

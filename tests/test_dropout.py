@@ -88,7 +88,48 @@ def test_the_error_of_the_mean_is_that_of_a_long_descent():
     np.testing.assert_allclose(measured, dropout.averaged_error(X, y, keep), rtol=0.3)
 
 
+@pytest.mark.parametrize(("keep", "width"), [(0.5, 5), (0.5, 12), (0.2, 5), (0.9, 3), (1.0, 4)])
+def test_dropout_of_hidden_units_minimises_the_mean_over_the_masks(keep, width):
+    target = np.array([2.0, 0.3, 1.4, 1.0])
+    sizes = dropout.dropout_singular_values(target, keep, width)
+    M = np.diag(target)
+
+    def objective(flat):
+        U, V = flat.reshape(2, 4, width)
+        spread = ((U**2).sum(axis=0) * (V**2).sum(axis=0)).sum()
+        left = U @ V.T - M
+        common = (1 - keep) / keep
+        slopes = left @ V + common * U * (V**2).sum(axis=0), left.T @ U + common * V * (U**2).sum(axis=0)
+        return (left**2).sum() / 2 + common / 2 * spread, np.concatenate([slope.ravel() for slope in slopes])
+
+    starts = np.random.default_rng(0).normal(size=(3, 8 * width))
+    found = [minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 5000}) for start in starts]
+    U, V = min(found, key=lambda one: one.fun).x.reshape(2, 4, width)
+    np.testing.assert_allclose(U @ V.T, np.diag(sizes), atol=2e-3)
+    if keep < 1:
+        products = np.linalg.norm(U, axis=0) * np.linalg.norm(V, axis=0)
+        np.testing.assert_allclose(products, sizes.sum() / width, rtol=0.02)
+    if width == 5:
+        flat = np.concatenate([U.ravel(), V.ravel()])
+        loss = mean_over_masks(lambda m: ((M - (U * m) @ V.T) ** 2).sum() / 2, width, keep)
+        assert objective(flat)[0] == pytest.approx(loss)
+
+
+def test_dropout_of_hidden_units_is_a_squared_nuclear_norm():
+    import cvxpy
+
+    M = np.random.default_rng(1).normal(size=(4, 4))
+    W = cvxpy.Variable((4, 4))
+    penalty = 0.7 / 0.3 / 6 / 2 * cvxpy.square(cvxpy.normNuc(W))
+    cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(W - M) / 2 + penalty)).solve(solver=cvxpy.CLARABEL)
+    sizes = dropout.dropout_singular_values(np.linalg.svd(M, compute_uv=False), 0.3, 6)
+    np.testing.assert_allclose(np.linalg.svd(W.value, compute_uv=False), sizes, atol=1e-4)
+    assert 0 < (sizes > 0).sum() < 4
+
+
 def test_nan_in_gives_nan_out():
+    assert np.isnan(dropout.dropout_singular_values(np.array([1.0, math.nan]), 0.5, 2)).all()
+    assert np.isnan(dropout.dropout_singular_values(np.ones(2), math.nan, 2)).all()
     X, y = overlapping(7, 20, 3)
     bad = X.copy()
     bad[0, 0] = math.nan
@@ -110,6 +151,8 @@ REFUSED = {
     "y has 2 entries": lambda: dropout.dropout_ridge(X, Y[:2], 0.5),
     "X has an infinite": lambda: dropout.dropout_ridge(np.full((4, 3), math.inf), Y, 0.5),
     "y has the label": lambda: dropout.quadratic_dropout_logistic(X, Y, 0.5),
+    "width is 1.5": lambda: dropout.dropout_singular_values(np.ones(2), 0.5, 1.5),
+    "target has a negative": lambda: dropout.dropout_singular_values(-np.ones(2), 0.5, 2),
     "X has 13 columns": lambda: dropout.averaged_error(np.ones((4, 13)), Y, 0.5),
 }
 

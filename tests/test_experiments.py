@@ -4,9 +4,11 @@ import functools
 import importlib
 import pkgutil
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import experiments
 from research import report
@@ -48,6 +50,7 @@ ORACLES = {
     "noisy_activations": "escape_probability",
     "sgd_noise": "top_activation",
     "batch_norm_explosion": "gradient_growth",
+    "batch_norm_pinning": "saturation",
     "xavier_initialization": "layer_jacobian",
     "dynamical_isometry": "jacobian_spread",
     "logistic_edge": "edge_of_chaos",
@@ -73,6 +76,21 @@ ALL = [
     for family in FAMILIES
     for name in names(family)
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs(tmp_path_factory):
+    """What an experiment and its control have in common is compiled once."""
+    folder = tmp_path_factory.mktemp("programs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        compilation_cache.reset_cache()
+        yield
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
 
 
 @functools.cache

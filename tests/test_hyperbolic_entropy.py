@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,8 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
 from research.oracles.hyperbolic_entropy import (
+    first_gain,
+    label_noise_scatter,
     minimum_depth_entropy,
     minimum_hyperbolic_entropy,
     minimum_relative_entropy,
@@ -172,3 +176,45 @@ REFUSED = {
 def test_bad_input_is_named(message):
     with pytest.raises(ValueError, match=message):
         REFUSED[message]()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_the_first_gain_is_the_mean_over_all_batches(batch):
+    few, targets = X[:4], Y[:4]
+    products = few * targets[:, None]
+    batches = [products[list(chosen)].mean(axis=0) ** 2 for chosen in itertools.product(range(4), repeat=batch)]
+    np.testing.assert_allclose(first_gain(few, targets, batch), np.mean(batches, axis=0), rtol=1e-12)
+
+
+def test_the_first_gain_of_all_samples_and_of_large_gaussian_data():
+    np.testing.assert_allclose(first_gain(X, Y, len(Y)), (X.T @ Y / len(Y)) ** 2, rtol=1e-12)
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(1_000_000, 4))
+    gain = first_gain(inputs, inputs[:, :2].sum(axis=1), 5)
+    assert gain[:2].mean() / gain[2:].mean() == pytest.approx(1 + (5 + 1) / 2, rel=0.02)
+
+
+def test_the_scatter_of_label_noise_solves_its_lyapunov_equation():
+    random = np.random.default_rng(3)
+    few, v, rate, noise = random.normal(size=(4, 7)), random.uniform(0.3, 1.5, 7), 1e-5, 0.7
+    moved = noise * few * v  # what a wrong label of each sample adds to the gradient of 1/(4n) ‖X v² − y‖²
+    curvature = 2 * (few * v).T @ (few * v) / 4
+    back, added = np.eye(7) - rate * curvature, rate**2 * moved.T @ moved / 4
+    scatter = added
+    for _ in range(40):  # the covariance after 2^k steps, by doubling
+        scatter, back = scatter + back @ scatter @ back, back @ back
+    expected = rate * noise**2 * label_noise_scatter(few, v**2)
+    assert 4 * (v**2 * np.diagonal(scatter)).sum() == pytest.approx(expected, rel=1e-3)
+
+
+def test_gain_and_scatter_name_bad_input_and_pass_nan_on():
+    with pytest.raises(ValueError, match="batch is 0"):
+        first_gain(X, Y, 0)
+    with pytest.raises(ValueError, match="y has 2 entries"):
+        first_gain(X, Y[:2], 1)
+    with pytest.raises(ValueError, match="w has the entry -1"):
+        label_noise_scatter(X, -np.ones(FEATURES))
+    with pytest.raises(ValueError, match="w has 2 entries"):
+        label_noise_scatter(X, np.ones(2))
+    assert np.isnan(first_gain(X, Y * np.nan, 1)).all()
+    assert np.isnan(label_noise_scatter(X * np.nan, np.ones(FEATURES)))

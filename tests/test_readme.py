@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from research.command_line import _parser, run
@@ -58,6 +59,27 @@ def test_the_test_command_is_the_one_that_ci_runs():
     assert re.search(r'pip install -e "\.\[test\]" && pytest', command)
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e[+-]\d+)?", text)]
+
+
+def test_the_report_on_a_network_prints_what_the_readme_shows(tmp_path, monkeypatch, capsys):
+    ((example, shown),) = re.findall(
+        r"```python\n(import[^`]*saturation_report[^`]*)```\n\n```\n(.*?)```", README, re.DOTALL
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    (before, after), (shown_before, shown_after) = (text.split("accuracy") for text in (printed, shown))
+    np.testing.assert_allclose(numbers(before), numbers(shown_before), rtol=0.1, atol=0.011)
+    words = lambda text: re.sub(r"[\d.]+", "#", text).split()
+    assert words(before) == words(shown_before)
+    for text in (after, shown_after):  # training is chaotic: not the same numbers on every machine
+        assert numbers(text)[0] > 80  # accuracy
+        assert float(re.findall(r"Conv_1.* (\d+)% dead", text)[0]) > 40
+    assert (tmp_path / "report.png").exists()
 
 
 def words_of(pattern):

@@ -42,6 +42,12 @@ def test_symmetric_points_have_their_late_weights_along_the_margin():
     assert float(line.exponent) == pytest.approx(0.25)
 
 
+def test_samples_count_the_support_vectors():
+    assert planted_support(jax.random.key(0), samples=7, features=9).X.shape == (7, 9)
+    with pytest.raises(ValueError, match="samples is 4; it takes more than the 4 support vectors"):
+        planted_support(jax.random.key(0), samples=4)
+
+
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="kind is 'round'"):
         separable_problem(jax.random.key(0), "round")

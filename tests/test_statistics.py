@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
 
-from research.statistics import crossing, every_seed, over_seeds, share, slope, slope_within
+from research.statistics import crossing, every_seed, few, median, over_seeds, share, slope, slope_within
 
 
 def test_the_bootstrap_interval_of_a_mean_covers_as_often_as_it_says():
@@ -55,6 +57,19 @@ def test_every_seed_spans_all_seeds():
     for values in ([], [1.0], [1.0, np.nan], [1.0, np.inf]):
         assert np.isnan(every_seed(values).value)
         assert np.isnan(every_seed(values).interval).all()
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 6, 8, 9, 12, 30, 101])
+def test_the_interval_of_a_median_is_the_shortest_that_covers_it_often_enough(seeds):
+    estimate = median(np.random.default_rng(0).permutation(seeds) + 1.0)
+    low, high = estimate.interval
+    assert estimate.value == (seeds + 1) / 2 == (low + high) / 2
+    # the median lies outside where the low-th least is above it: at most low − 1 of the seeds below; the same above
+    missed = lambda place: 2 * sum(math.comb(seeds, below) for below in range(int(place))) / 2**seeds
+    assert missed(low) <= 0.05 or (seeds < 6 and low == 1)
+    assert missed(low + 1) > 0.05
+    assert bool(few(seeds)) == (missed(1) > 0.05)
+    assert np.isnan(median([1.0, np.nan]).value)
 
 
 def test_share_is_the_exact_binomial_interval():

@@ -8,15 +8,18 @@ back to X⁺y: the distance falls as 1/ε where ε is added to their root (Adam)
 Source: Wilson, Roelofs, Stern, Srebro & Recht 2017, arXiv 1705.08292, Lemma 3.1 and section 3.3. The powers of ε are
 derived here: 1/(√v + ε) = 1/ε − √v/ε² + …, of which the first term is gradient descent, and 1/√(v + ε²) likewise.
 
-Departure: 30 samples, 55 to 70 % of them positive. The lemma is about exact arithmetic, and assumes convergence. In
-float64 it holds for small steps and long memories only: off the ray of sign(Xᵀy) the curvature that the method sees is
-a few times that along it, so that steps which are stable along the ray let rounding errors grow off it, and RMSProp
-with optax's decay of 0.9 leaves it however small the steps, but for seeds in which no number is rounded. The
+Departure: 30 samples, 55 to 70 % of them positive. The five features that a negative sample has of its own are a
+random partition of 5 where the paper has five ones, with which most seeds would be one problem, in whole numbers that
+are hardly ever rounded. The lemma is about exact arithmetic, and assumes convergence. In float64 it holds for small
+steps and long memories only: off the ray of sign(Xᵀy) the curvature that the method sees is a few times that along it,
+so that steps which are stable along the ray let rounding errors grow off it. RMSProp, whose steps grow as it forgets
+the first gradients, takes smaller ones here than the others, and with optax's decay of 0.9 leaves the ray even so. The
 predictions are mostly those of the lemma even so, but not always (RMSProp in panel e), and not for optax's AdaGrad: its
 first accumulator of 0.1 (the lemma has 0) is enough to be right on all. Here ε is 10⁻¹² of the largest first gradient
 unless it is varied, the memory is 0.999, bias corrected, and the rates of RMSProp and Adam decay linearly to zero. A
 share `perturbation` of Gaussian features leads from the construction, a knife's edge, to Gaussian data.
-That least norm is better is no law: Shah, Kyrillidis & Sanghavi 2018, arXiv 1811.07055, have examples to the contrary.
+That least norm is better is no law: Shah, Basu, Kyrillidis & Sanghavi 2020, arXiv 2011.14066, which supersedes their
+examples to the contrary in 1811.07055.
 """
 
 from typing import Literal, NamedTuple
@@ -55,10 +58,11 @@ class Given(NamedTuple):
     rate: Float[Array, ""]
 
 
-def constructed(labels: Array) -> Float[Array, "sample feature"]:
-    """Features y, 1, 1 and, of five of one's own, one (y = 1) or all (y = −1) equal to one: section 3.3."""
+def constructed(key: Array, labels: Array) -> Float[Array, "sample feature"]:
+    """Features y, 1, 1 and five of one's own: 1 and zeros (y = 1), or positive ones whose sum is 5 (y = −1)."""
     count = len(labels)
-    own = jnp.where((labels[:, None] < 0) | (jnp.arange(5)[None, :] == 0), 1.0, 0.0)
+    parts = 5 * jax.nn.softmax(jax.random.normal(key, (count, 5)))
+    own = jnp.where(labels[:, None] < 0, parts, jnp.arange(5)[None, :] == 0)
     blocks = (jnp.eye(count)[:, :, None] * own[:, None, :]).reshape(count, 5 * count)
     return jnp.concatenate([labels[:, None], jnp.ones((count, 2)), blocks], axis=1)
 
@@ -81,12 +85,12 @@ def simulate(
     of like size; that is their `rate`. `memory` is the decay of second moments. `accuracy` is that on 1000 new samples,
     and `prior` the share of positive ones among them.
     """
-    label_key, features_key, test_key, other_key = jax.random.split(key, 4)
-    # A planted share of positive samples, since more of them, and no chance order, is all that can differ.
+    label_key, features_key, test_key, other_key, parts_key = jax.random.split(key, 5)
+    # A planted share of positive samples: there have to be more of them, and their order is of no account.
     share = jax.random.uniform(label_key, minval=0.55, maxval=0.7)
     y = jnp.where(jnp.arange(samples) < jnp.round(share * samples), 1.0, -1.0)
     mixed = lambda clean, key: (1 - perturbation) * clean + perturbation * jax.random.normal(key, clean.shape)
-    X = mixed(constructed(y), features_key)
+    X = mixed(constructed(parts_key, y), features_key)
     new = jnp.where(jax.random.bernoulli(test_key, 0.6, (1000,)), 1.0, -1.0)
     # What a new sample has of its own no training sample has, and no weight: only the first three features count.
     shared = jnp.stack([new, jnp.ones(1000), jnp.ones(1000)], axis=1)
@@ -129,6 +133,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The lemma where its ray is stable and where it is not, the predictions, ε, and Gaussian data."""
     rates, epsilons = np.unique(dataset.learning_rate.values), np.unique(dataset.epsilon.values)
+    small = lambda rate: rate <= max(rates[0], SMALL_STEP)
     adaptive = [kind for kind in POWERS if kind in np.atleast_1d(dataset.optimizer.values)]
     found: list[Finding] = []
 
@@ -138,11 +143,11 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             found.append(Finding.of(what, band, every_seed(per_seed(runs[variable], reduce))))
 
     long = {"memory": LONG, "epsilon": epsilons[0], "perturbation": 0.0}
-    slow, fast = {"learning_rate": rates[0], **long}, {"learning_rate": rates[-1], **long}
+    slow, fast = {"learning_rate": small, **long}, {"learning_rate": rates[-1], **long}
     reached, elsewhere = (0.0, TOLERANCE), (1000 * TOLERANCE, np.inf)
     what = "relative distance to sign(Xᵀy)/c"
-    first = float(select(dataset, optimizer=adaptive, **slow).first_step.median())
-    said = f"{', '.join(adaptive)}, first step {first:.2g} of the stable one off the ray: {what}, worst"
+    first = float(select(dataset, optimizer=adaptive, **slow).first_step.max())
+    said = f"{', '.join(adaptive)}, first step at most {first:.2g} of the stable one off the ray: {what}, worst"
     add(said, reached, "from_signs", optimizer=adaptive, **slow)
     add("gradient descent: relative distance to X⁺y, worst", reached, "from_smallest", optimizer=GD)
     add("gradient descent: accuracy on new samples, least", (1.0, 1.0), "right", "min", optimizer=GD, perturbation=0.0)
@@ -192,7 +197,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         every = select(dataset, optimizer=kind, memory=LONG)
         for point, runs in arms(select(every, epsilon=epsilons[0], perturbation=0.0)):
             rate, end = point["learning_rate"], runs.sel(step=runs.steps)
-            if rate == (rates[-1] if kind == GD else rates[0]):
+            slow = rate <= max(rates[0], SMALL_STEP)
+            if rate == rates[-1] if kind == GD else slow:
                 _weights(weights, end.isel(seed=0), number, kind, name)
                 plots.points(bars, xr.DataArray(float(number)), end.right, markersize=5, **style)
                 theory = np.ones_like(end.prior) if kind == GD else end.prior
@@ -200,8 +206,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
                 for value in theory:
                     plots.theory(bars, (number - 0.3, number + 0.3), (value, value), label, linewidth=0.7)
                     label = None
-            if kind != GD and rate in (rates[0], rates[-1]):
-                line = {"linestyle": "-" if rate == rates[0] else "--", **style}
+            if kind != GD and (slow or rate == rates[-1]):
+                line = {"linestyle": "-" if slow else "--", **style}
                 plots.seeds(ray, runs.off.isel(step=slice(1, None)).clip(1e-17), f"{name}, steps of {rate:g}", **line)
         usual = select(every, learning_rate=USUAL)
         gaussian, clean = (select(usual, perturbation=share) for share in (1.0, 0.0))
@@ -220,7 +226,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     for axes in (decides, edge):
         share = float(dataset.prior.mean())
         axes.axhline(share, color="black", linestyle="--", linewidth=1.2, label="frequent class (mean share)")
-        axes.set(xscale="log", ylim=(0.4, 1.03), ylabel="accuracy on new samples")
+        axes.set(xscale="log", ylim=(0.3, 1.03), ylabel="accuracy on new samples")
     decides.axvline(DEFAULT, color="0.5", linewidth=0.8, label="optax's default of adagrad")
     weights.set(title="a  weights at the end, one seed", ylabel="weight", ylim=(-0.4, 1.6))
     weights.set_xticks(range(4), ["y", "1, 1", "own\n(y = 1)", "own\n(y = −1)"])
@@ -228,14 +234,14 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     bars.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds])
     ray.axhline(TOLERANCE, color="black", linestyle="--", linewidth=1.2, label="tolerance of the claim")
     ray.set(title="c  the lemma's ray and rounding", xscale="log", yscale="log", xlabel="step")
-    ray.set(ylabel="relative distance to sign(Xᵀy)/c", ylim=(1e-17, 1e9))
+    ray.set(ylabel="relative distance to sign(Xᵀy)/c", ylim=(1e-17, 30))
     limit.set(title="d  Gaussian data", xscale="log", yscale="log", xlabel="ε / largest first gradient")
     limit.set_ylabel("relative distance to X⁺y")
     decides.set(title="e  ε decides", xlabel="ε / largest first gradient")
     edge.set(title="f  a knife's edge", xlabel="share of Gaussian features (0 drawn at 0.001)")
-    places = {ray: "upper left", edge: (0.02, 0.5), decides: "lower left"}
+    places = {ray: "lower left", edge: (0.02, 0.5), decides: "lower left"}
     for axes in panels.ravel():
-        plots.legend(axes, ncols=2 if axes is ray else 1, loc=places.get(axes, "best"))
+        plots.legend(axes, fontsize=6.5 if axes is ray else 7.5, loc=places.get(axes, "best"))
     return figure
 
 
@@ -245,24 +251,29 @@ def _weights(axes: plots.Axes, end: xr.Dataset, number: int, kind: str, name: st
     others = (own[~positive][:, None] + np.arange(5)).ravel()
     for place, column in enumerate((np.array([0]), np.array([1, 2]), own[positive], others)):
         first = place == 0
-        x = xr.DataArray(place + 0.12 * (number - 1.5))
-        plots.points(axes, x, end.weights.isel(feature=column), name if first else None, color=f"C{number}", alpha=1.0)
+        exact = (end.smallest if kind == GD else end.signs).isel(feature=column)
+        order, along = np.argsort(exact.values), place - 0.3 + 0.6 * (np.arange(len(column)) + 0.5) / len(column)
+        x = xr.DataArray(along if kind == GD else along * 0 + place + 0.12 * (number - 1.5), dims="feature")
+        ends = end.weights.isel(feature=column[order])
+        plots.points(axes, x, ends, name if first else None, color=f"C{number}", alpha=1.0)
         if kind in (GD, "adam"):
-            exact = float((end.smallest if kind == GD else end.signs).isel(feature=column).median())
             label = ("X⁺y" if kind == GD else "sign(Xᵀy)/c") if first else None
-            plots.theory(axes, (place - 0.3, place + 0.3), (exact, exact), label, linestyle="-" if kind == GD else "--")
+            wide, level = (place - 0.3, *along, place + 0.3), exact.values[order]
+            style = {"linestyle": "-" if kind == GD else "--"}
+            plots.theory(axes, wide, (level[0], *level, level[-1]), label, **style)
 
 
 GD: Optimizer = "gradient_descent"
-LONG, SHORT, USUAL = 0.999, 0.9, 0.2
+LONG, SHORT, USUAL, SMALL_STEP = 0.999, 0.9, 0.2, 0.02
 AXES = ("optimizer", "learning_rate", "epsilon", "perturbation", "memory")
 LEAST, STRENGTHS = 1e-12, (1e-8, 1e-4, 1e-2, 0.1, DEFAULT, 1.0, 10.0, 100.0, 1000.0)
 ARMS = [
-    *((kind, rate, LEAST, 0.0, LONG) for kind in POWERS for rate in (0.02, USUAL, 0.8)),
+    *((kind, rate, LEAST, 0.0, LONG) for kind in POWERS for rate in (USUAL, 0.8)),
+    *((kind, rate, LEAST, 0.0, LONG) for kind, rate in (("adagrad", 0.02), ("rmsprop", 0.005), ("adam", 0.02))),
     *((kind, USUAL, e, mixed, LONG) for kind in POWERS for mixed in (0.0, 1.0) for e in STRENGTHS),
     *((kind, USUAL, LEAST, mixed, LONG) for kind in POWERS for mixed in (0.01, 0.03, 0.1, 0.3, 1.0)),
     *((kind, rate, LEAST, 1.0, LONG) for kind in POWERS for rate in (0.02, 0.8)),
-    *(("rmsprop", rate, LEAST, 0.0, SHORT) for rate in (0.02, USUAL, 0.8)),
+    *(("rmsprop", rate, LEAST, 0.0, SHORT) for rate in (0.005, USUAL, 0.8)),
     *((GD, rate, LEAST, mixed, LONG) for rate in (USUAL, 0.8) for mixed in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)),
 ]
 SMALL = [
@@ -278,5 +289,5 @@ experiment = Experiment(
     design={"seeds": 8, AXES: ARMS},
     smoke={"seeds": 2, AXES: [arm for arm in ARMS if arm[0] in (GD, "adagrad") and arm[1:4] in SMALL]},
     paper={"seeds": 64, "samples": 200, "steps": 50_000},
-    control={"epsilon": 1.0},
+    control={"epsilon": 1.0, "optimizer": "adagrad"},
 )

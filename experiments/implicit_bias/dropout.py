@@ -13,8 +13,8 @@ Departure: A step takes eight masks, each for all samples: the mean loss has onl
 it. (Of orthogonal features such a mask has no gradient noise left at the end, so the features here are not quite
 orthogonal.) The mean of the iterates weighs step t by t³, which forgets the start and costs a factor of 16/7 in
 variance. What the quadratic penalty misses does not grow steadily with the dropout, as one might expect: the third
-cumulant of the noise, of which its first error is made, changes sign at q = 1/2. Not here:
-dropout of hidden units of linear networks (Mianjy, Arora & Vidal 2018, arXiv 1806.09777).
+cumulant of the noise, of which its first error is made, changes sign at q = 1/2. Dropout
+of hidden units is another claim, in dropout_factorization.
 """
 
 from typing import Literal, NamedTuple
@@ -181,11 +181,12 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         color, axes = f"C{keeps.index(point['keep'])}", gaussian if point["data"] == "gaussian" else diabetes
         runs = runs.transpose("seed", ...)
         if point["data"] == "gaussian":
-            plots.points(axes, runs.scale, runs.shrinkage, f"keep {point['keep']:g}", color=color)
-            scale = runs.scale.median("seed")
-            label = point["keep"] == keeps[0]
-            plots.theory(axes, scale, runs.adaptive_shrinkage.median("seed"), "dropout's ridge" if label else None)
-            plots.theory(axes, scale, runs.alike_shrinkage.median("seed"), "ridge" if label else None, linestyle=":")
+            one, label = runs.isel(seed=0), point["keep"] == keeps[0]
+            plots.points(
+                axes, one.scale, one.shrinkage, f"keep {point['keep']:g}", color=color, alpha=1.0, markersize=4
+            )
+            plots.theory(axes, one.scale, one.adaptive_shrinkage, "dropout's ridge" if label else None)
+            plots.theory(axes, one.scale, one.alike_shrinkage, "ridge" if label else None, linestyle=":")
             after = runs.isel(step=slice(1, None))
             plots.seeds(path, after.distance, f"keep {point['keep']:g}", color=color)
             plots.theory(path, after.step, after.predicted.median("seed"), "Polyak & Juditsky" if label else None)
@@ -205,7 +206,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             plots.seeds(logistic, table(shown, name, "keep"), label, marker="o", markersize=3, color=f"C{number}")
         missed = table(shown, "approximation", "keep").median("seed")
         plots.theory(logistic, missed.keep, missed, "between the two (Newton)")
-    gaussian.set(title="a  Gaussian features", xscale="log", xlabel="scale of the feature", ylim=(0, 1.45))
+    gaussian.set(title="a  Gaussian features, one seed", xscale="log", xlabel="scale of the feature", ylim=(0, 1.45))
     gaussian.set_ylabel("coefficient / least-squares coefficient")
     diabetes.set(title="b  diabetes", xlabel="coefficient in theory", ylabel="coefficient of dropout")
     path.set(title="c  the mean of the iterates", xscale="log", yscale="log", xlabel="step")

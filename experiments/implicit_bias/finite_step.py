@@ -3,17 +3,24 @@
 Claim: Descent on w = u·v from u = √2 α, v = 0, full batch or one sample at a time, with any learning rate γ at which it
 converges, ends at the interpolant nearest to w̃ in the hyperbolic entropy of scale α² e^(−gain), where gain = Σ q(γ g),
 q(x) = −ln |1 − x²|, is summed over the steps, entry by entry. With full batches the gain sits on the support and large
-steps hurt the recovery of sparse weights; with single samples it is spread evenly, and they help.
+steps hurt the recovery of sparse weights, most of all just below those at which descent no longer comes to rest; with
+single samples it is spread evenly, and they help.
 
-Source: Even, Pesme, Gunasekar & Flammarion 2023, arXiv 2302.08982, Theorem 1, Propositions 3 and 4, figures 1 and 2;
-Pesme, Pillaud-Vivien & Flammarion 2021, arXiv 2106.09524, for stochastic gradient flow. Derivation: 1 ∓ γg multiplies
-u ± v, so w = α² e^(−gain) sinh(Σ ln |1 − γg| − ln |1 + γg|). The sum is −2γ Σ g, in the row space of X, plus
-`shift` = Σ (2γg + ln |1 − γg| − ln |1 + γg|), of third order in γg; hence w̃ = α² e^(−gain) sinh(shift).
+Source: Even, Pesme, Gunasekar & Flammarion 2023, arXiv 2302.08982 (the limit as a Bregman projection; the shape of
+the gain for GD and for SGD; figures 1 and 2); Pesme, Pillaud-Vivien & Flammarion 2021, arXiv 2106.09524, for
+stochastic gradient flow. Derivation: 1 ∓ γg multiplies u ± v, so w = α² e^(−gain) sinh(Σ ln |1 − γg| − ln |1 + γg|).
+The sum is −2γ Σ g, in the row space of X, plus `shift` = Σ (2γg + ln |1 − γg| − ln |1 + γg|), of third order in γg;
+hence w̃ = α² e^(−gain) sinh(shift).
 
 Departure: the size is that of the paper's figure (30 features, 20 samples, three weights that are not zero), over
 seeds. The loss is 1/(2b)‖Xw − y‖² on a batch of b, drawn with replacement where b < n. The planted weights have norm 1.
 The gain of single samples is even only where no weight stands out: the first step has on average 1 + 2/s times as much
-of it on a support of s (5/3 here), and 1 + (n + 1)/s times with full batches (8 here); what it ends with is close.
+of it on a support of s (5/3 here), and 1 + (n + 1)/s times with full batches (8 here); what it ends with is close: a
+factor 3/2 either way is allowed, by convention, as theory speaks of the first step alone. Both trends are judged at
+every α and batch that have two rates. From α = 0.1 they are the claim's with full batches and with single samples; with
+batches of 5, and with single samples from α = 0.3, they point its way in the median seed, but not in every seed. At the
+full batch's largest rate two of eight runs never come to rest: they hover at a residual of about a tenth of ‖y‖, and
+their gain grows without end (the paper's edge of stability; panels e and f). They are not judged.
 """
 
 from typing import NamedTuple
@@ -30,7 +37,7 @@ from research.data import gaussian_regression
 from research.dynamics import Descent, Run, descent, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
 from research.labels import averaged, lift, norm, per_seed, select, table
-from research.oracles.hyperbolic_entropy import minimum_hyperbolic_entropy
+from research.oracles.hyperbolic_entropy import first_gain, minimum_hyperbolic_entropy
 from research.statistics import every_seed, slope_within
 
 SETTLED = 1e-10  # the training residual relative to ‖y‖ below which a run is judged
@@ -129,19 +136,6 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
-def first_gain(
-    X: Float[np.ndarray, "sample feature"], y: Float[np.ndarray, "sample"], batch: int
-) -> Float[np.ndarray, "feature"]:
-    """E g² of the first step, where w = 0: the gain is γ² g² to leading order, and most of it is won at the start.
-
-    Of b samples drawn with replacement E g² = mean((x y)²)/b + (1 − 1/b) mean(x y)²; the full batch has the last mean
-    alone. For large Gaussian X that is 1 + (b + 1)/s times as much on the support as off it, on average.
-    """
-    products = X * y[:, None]
-    mean, noise = products.mean(axis=0) ** 2, (products**2).mean(axis=0)
-    return mean if batch == len(y) else noise / batch + (1 - 1 / batch) * mean
-
-
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The identity for each batch size, what it is without shift or gain, the two trends, the shape of the gain."""
     batches = np.unique(dataset.batch.values).tolist()[::-1]
@@ -165,35 +159,49 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         found.append(
             Finding.of(said, (-np.inf, -3.0), every_seed(nearer.median([d for d in nearer.dims if d != "seed"])))
         )
-    for called, runs in arms:
-        small = select(runs, init_scale=float(np.min(dataset.init_scale)))
+    scales = np.unique(dataset.init_scale.values).tolist()
+    for called, runs, scale in ((*arm, scale) for scale in scales for arm in arms):
+        small = select(runs, init_scale=scale)
         rates = np.unique(small.learning_rate.values)
-        if small.diverged.size and rates.size > 1 and called != "batch 5":
+        if small.diverged.size and rates.size > 1:
             error = table(small, "error", "learning_rate")
             whole = ~small.diverged.any([each for each in small.diverged.dims if each != "seed"])
             trend = slope_within(np.log(error.learning_rate), np.log(error), whole, "learning_rate")
-            said = f"{called}: slope of ln(error to the planted weights) on ln γ"
+            said = f"{called}, α = {scale:g}: slope of ln(error to the planted weights) on ln γ, {rates.size} rates"
             band = (0.0, np.inf) if called == "full batch" else (-np.inf, 0.0)
             found.append(Finding.of(said, band, every_seed(trend)))
+            if called == "full batch" and rates.size > 3:
+                said = f"{called}, α = {scale:g}: the same over the two largest γ near rest less the two smallest"
+                found.append(Finding.of(said, band, every_seed(_steepening(error))))
     for called, runs in arms:
-        # Later residuals point elsewhere: a half more or a third less than at the start is allowed.
+        # Later residuals point elsewhere, and theory does not say by how much: the factor is a convention.
         slow = select(runs, learning_rate=float(runs.learning_rate.min()))
-        said = f"{called}, smallest γ: gain on the support over that off it, in units of what the first step has"
+        said = f"{called}, smallest γ: gain on the support over that off it, over the same of the first step (to 3/2)"
         found.append(Finding.of(said, (2 / 3, 3 / 2), every_seed(per_seed(slow.ratio / slow.first_ratio))))
     slowest = [select(runs, init_scale=float(np.min(dataset.init_scale))) for _, runs in arms]
     if len(slowest) > 1:
         least, most = (
             table(runs, "ratio", "learning_rate").isel(learning_rate=0) for runs in (slowest[-1], slowest[0])
         )
-        said = "full batch: that ratio over batch 1's, the smallest γ of each"
-        found.append(Finding.of(said.replace("batch 1", arms[-1][0]), (1.0, np.inf), every_seed(most / least)))
+        said = f"{arms[0][0]}: that ratio over the one of {arms[-1][0]}, the smallest γ of each"
+        found.append(Finding.of(said, (1.0, np.inf), every_seed(most / least)))
     return found
 
 
+def _steepening(error: xr.DataArray) -> list[float]:
+    """Of each seed the slope of ln(error) on ln γ over the last two known, less the one over the first two."""
+    steeper = []
+    for row in error.transpose("seed", "learning_rate"):
+        known = np.log(row.dropna("learning_rate"))
+        slopes = np.diff(known) / np.diff(np.log(known.learning_rate)) if known.size > 2 else [np.nan]
+        steeper.append(float(slopes[-1] - slopes[0]))
+    return steeper
+
+
 def draw(dataset: xr.Dataset) -> plots.Figure:
-    """(a) error against step size, (b) the gain of each coordinate, (c) its ratio, (d) the identity and its rivals."""
-    figure, ((error, shape), (ratio, identity)) = plots.figure(
-        2, 2, "A finite step size changes which interpolant is found"
+    """(a) error against step size, (b, c) the gain's shape, (d) the identity, (e, f) the edge of stability."""
+    figure, ((error, shape, ratio), (identity, coordinates, growth)) = plots.figure(
+        2, 3, "A finite step size changes which interpolant is found"
     )
     batches = np.unique(dataset.batch.values).tolist()[::-1]
     alpha = float(np.min(dataset.init_scale))
@@ -223,6 +231,25 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             plots.points(
                 identity, rested.learning_rate, rested[variable].clip(1e-16), shown, marker=marker, color=style["color"]
             )
+    largest_first = np.unique(select(dataset, batch=batches[0], init_scale=alpha).learning_rate.values)[::-1]
+    for number, rate in enumerate(largest_first[:3]):
+        runs = select(dataset, batch=batches[0], init_scale=alpha, learning_rate=float(rate))
+        runs = runs.isel({dimension: 0 for dimension in runs.diverged.dims if dimension != "seed"})
+        runs = runs.sel(step=runs.step > 0)
+        plots.seeds(growth, runs.gain.max("feature"), f"γ = {rate:g}", color=f"C{number}")
+        if number == 0:
+            last = runs.isel(seed=int(np.argmax(runs.rest.values)))
+            for feature in range(last.sizes["feature"]):
+                on = bool(last.planted[feature])
+                color, width = ("C0", 1.6) if on else ("0.6", 0.6)
+                coordinates.plot(last.step, last.weights.isel(feature=feature), color=color, linewidth=width)
+                if on:
+                    called = None if coordinates.get_legend_handles_labels()[0] else "planted (others: 0)"
+                    plots.theory(coordinates, last.step, np.full(last.step.size, last.planted[feature]), called)
+            coordinates.set_title(f"e  the seed furthest from rest, γ = {rate:g}")
+    coordinates.set(xscale="log", xlabel="step", ylabel="weights (blue: on the support)")
+    growth.set(title="f  at the edge the gain never stops", xscale="log", yscale="log", xlabel="step")
+    growth.set_ylabel("largest gain of a coordinate")
     plots.theory(ratio, (1, 20), (1, 20), "first step's E g²")
     plots.theory(identity, identity.get_xlim(), (1e-8, 1e-8), "tolerance of the claim")
     error.set(title="a  large steps hurt, large noisy steps help", ylabel="‖w − planted‖ / that of gradient flow")
@@ -239,6 +266,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         axes.set_yscale("log")
         plots.legend(axes)
     plots.legend(identity, loc="lower left")
+    for axes in (coordinates, growth):
+        plots.legend(axes)
     identity.set_xlim(left=0.01)
     return figure
 

@@ -5,9 +5,9 @@ loss L, and O(h²) from the flow of L + (h/4)‖∇L‖²: finite steps amount t
 coefficient, h/2, brings nothing: the error stays O(h). With momentum β, h being the time a step takes (the learning
 rate over 1 − β), the coefficient is (h/4)(1 + β)/(1 − β).
 
-Source: Barrett & Dherin 2021, arXiv 2009.11162, Theorem 3.1, after backward error analysis (Hairer, Lubich & Wanner
-2006, chapter IX); momentum: Ghosh, Lyu, Zhang & Wang 2023, arXiv 2302.00849. Both state the local error of one step;
-over a fixed time one order less is left, which is what is measured.
+Source: Barrett & Dherin 2021, arXiv 2009.11162 (the modified flow), after backward error analysis (Hairer, Lubich &
+Wanner 2006, chapter IX); momentum: Ghosh, Lyu, Zhang & Wang 2023, arXiv 2302.00849. Both state the local error of one
+step; over a fixed time one order less is left, which is what is measured.
 
 Departure: Barrett & Dherin show E(a, b) = (y − ab)²/2 and networks on MNIST, where no flow can be integrated to twelve
 digits; here the same E (panel a) and networks of four tanh or ReLU units. Step sizes are in units of 1/λ, λ being the

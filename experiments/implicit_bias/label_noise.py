@@ -1,19 +1,21 @@
 """Noise in the labels leads from a large start to sparse weights; no noise, or noise without that shape, does not.
 
 Claim: On w = v² with v = 1 at the start, descent with fresh noise in the labels recovers a sparse planted w* from far
-fewer samples than features. Gradient descent, or Gaussian noise on the weights, stays at the interpolant near its
+fewer samples than features. Gradient descent, or Gaussian noise on the weights, stays at the interpolant nearest to its
 start; the noise of mini-batches vanishes as the samples are fitted, and stops half-way.
 
-Source: HaoChen, Wei, Lee & Ma 2021, arXiv 2006.08680, Theorem 1 and figures 1 and 2, with the settings of their code
+Source: HaoChen, Wei, Lee & Ma 2021, arXiv 2006.08680, main theorem, figures 1 and 2, with the settings of their code
 (github.com/jhaochenz96/noise-implicit-bias). Why, and how fast: a step multiplies v_j by 1 − ηg_j, so ln w_j loses
 2η Σ g_j + η² Σ g_j². The first sum is in the row space of X, the second is η²δ² mean(x_j²) a step from labels of noise
 δ. Hence after t steps w is the interpolant of least relative entropy to exp(−η²δ² t mean(x_j²)) · v₀², and at last of
 least Σ mean(x_j²) w_j, the trace of the Hessian (Blanc et al. 2020, arXiv 1904.09080): a linear program. Around that
-path w scatters with a variance of order ηδ² (see `fluctuation`).
+path w scatters with a variance of order ηδ² (see `label_noise_scatter`).
 
 Departure: none in the data, rates, noises and steps of all but the Gaussian noise, which has 3·10⁵ steps, not 1.2·10⁶.
 Added are eight seeds, a smaller δ, no decay of the rate, a small start, and 15 samples: there the linear program does
 not find w*, and label noise goes where the program goes, not to w*, and not to the least l1 norm where the two differ.
+In the paper's own setting two of eight seeds diverge with the noise of mini-batches, and one of the six others comes
+within a squared distance of 0.02 of w*: mini-batches do not always stop half-way, and the finding is inconclusive.
 """
 
 from typing import NamedTuple
@@ -29,9 +31,9 @@ from research import plots
 from research.dynamics import Run, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
 from research.labels import averaged, lift, select
-from research.oracles.hyperbolic_entropy import minimum_relative_entropy
+from research.oracles.hyperbolic_entropy import label_noise_scatter, minimum_relative_entropy
 from research.oracles.nonnegative import minimum_weighted_sum
-from research.statistics import every_seed, over_seeds
+from research.statistics import every_seed, few, median, over_seeds
 
 FEATURES, SUPPORT, SAMPLES = 100, 5, 40
 FOUND = 1e-2  # the squared error to w* at which it counts as recovered; ‖w*‖² is 5
@@ -101,34 +103,24 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     costs = (X**2).mean("sample")
     rate = lambda part: (dataset.learning_rate * dataset.decay**-part) ** 2
     clock = sum(rate(part) * (dataset.step - part * third).clip(0, third if part < 2 else None) for part in range(3))
-    # Gaussian noise does not multiply, and of the noise of batches the strength is not known beforehand.
-    known = (dataset.batch_noise == 0) & (dataset.gaussian_noise == 0)
+    known = dataset.batch_noise == 0  # of the noise of batches the strength is not known beforehand
     begin = (dataset.init_scale**2 * np.exp(-(dataset.label_noise**2) * clock * costs)).where(known)
     end, path = dataset.weights.sel(step=dataset.steps), lift(minimum_relative_entropy, X, y, begin)
     program, plain = lift(minimum_weighted_sum, X, y, costs), lift(minimum_weighted_sum, X, y, 0 * costs + 1)
     squared = lambda difference: (difference**2).sum("feature", skipna=False)
     now = dataset.learning_rate * dataset.decay ** -((dataset.step > third) * 1.0 + (dataset.step > 2 * third))
-    scatter = now * dataset.label_noise**2 * lift(fluctuation, X, path)
+    scatter = now * dataset.label_noise**2 * lift(label_noise_scatter, X, path)
     return dataset.assign(
         path=path,
         error=squared(dataset.weights - dataset.planted),
-        expected_error=squared(path - dataset.planted) + scatter,
-        from_path=squared(end - path.sel(step=dataset.steps)),
+        # Gaussian noise does not multiply: on average the path is that of no noise, but the scatter is another
+        expected_error=(squared(path - dataset.planted) + scatter).where(dataset.gaussian_noise == 0),
+        from_path=squared(end - path.sel(step=dataset.steps)) / squared(path.sel(step=dataset.steps)),
         from_program=squared(end - program),
         from_plain=squared(end - plain),
         apart=squared(program - plain),
         program_error=squared(program - dataset.planted),
     )
-
-
-def fluctuation(X: Float[np.ndarray, "sample feature"], w: Float[np.ndarray, "feature"]) -> float:
-    """Σ w_j P_jj, P the projection on the span of the v∘x_i: what η and δ² make of it is the scatter E ‖w − path‖².
-
-    The noise has covariance η²δ² diag(v) C diag(v) a step, C = XᵀX/n, and the curvature of the loss is twice that over
-    η²δ², so that v scatters with covariance (ηδ²/4) P (an Ornstein–Uhlenbeck process), and w = v² with 2v as much.
-    """
-    basis, _ = np.linalg.qr(np.sqrt(w)[:, None] * X.T)
-    return float(w @ (basis**2).sum(axis=1))
 
 
 ARMS = {  # label_noise, batch_noise, gaussian_noise, decay, init_scale, samples
@@ -162,25 +154,37 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     noisy = [name for name in ("label noise", "label noise, constant rate") if arm(last, name).seed.size]
     found: list[Finding] = []
 
-    def counted(values: xr.DataArray) -> str:
-        less = f" ({values.seed.size} of {dataset.seed.size} seeds, the others diverged)"
-        return less if values.seed.size < dataset.seed.size else ""
+    def counted(*names: str) -> str:
+        runs = [select(last, **dict(zip(AXES, ARMS[name], strict=True))).diverged for name in names]
+        if not all(each.size for each in runs):
+            return ": no such arm in this design"
+        lost = np.any([_any_of_a_seed(each) for each in runs], axis=0)
+        return f" ({int((~lost).sum())} of {lost.size} seeds, the others diverged)" if lost.any() else ""
 
     best = arm(last, noisy[0]) if noisy else descent
     gain = np.log10(best.from_program / descent.error)
     said = (
         "log10 of the squared distance to the linear program's w* with label noise, over that of gradient descent to w*"
     )
-    found.append(Finding.of(said + counted(gain), (-np.inf, -2.0), over_seeds(gain)))
+    lacking = counted(noisy[0] if noisy else "label noise", "gradient descent")
+    found.append(Finding.of(said + lacking, (-np.inf, -2.0), over_seeds(gain)))
+    if best.seed.size:
+        said = "squared distance of the linear program's solution to w*, from 40 samples"
+        found.append(Finding.of(said + few(best.seed.size), (0.0, 1e-6), every_seed(best.program_error)))
 
     def add(name: str, what: str, band: tuple[float, float], values: xr.DataArray, outlook: str = "") -> None:
         if values.seed.size:
-            found.append(Finding.of(f"{name}: {what}{counted(values)}", band, over_seeds(values, np.median), outlook))
+            said = f"{name}: {what}{counted(name)}{few(values.seed.size)}"
+            found.append(Finding.of(said, band, median(values), outlook))
 
     final = "squared error to w* at the end, the median"
     add("label noise", final, (0.0, FOUND), arm(last, "label noise").error)
     for name in ("gradient descent", "Gaussian noise", "mini-batch noise"):
         add(name, final, (1.0, np.inf), arm(last, name).error)
+    # A step of η costs a relative error of order η times the curvature: 0.01 · 2 (1 + √2.5)² = 0.13 at first.
+    for name in ("gradient descent", "Gaussian noise"):
+        near = "squared distance to the interpolant nearest to the start, in relative entropy, over its squared norm"
+        add(name, f"{near}, the median", (0.0, 0.13**2), arm(last, name).from_path)
     add("small start", f"{final} (no noise)", (0.0, FOUND), arm(last, "small start").error)
     slow = "at this noise the rate has to decay 1/0.3² = 11 times later, after step {:.0e}"
     add(
@@ -194,7 +198,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     if floor.seed.size and arm(last, "label noise").seed.size:
         lifted = np.log10(floor.error / arm(last, "label noise").error)
         add("label noise, constant rate", "log10 of the squared error over that with decay", (0.0, np.inf), lifted)
-    # In the time to equilibrate a relative error of order η times the curvature: 0.01 · 2 (1 + √2.5)² = 0.13 at first.
+    # In the time to equilibrate a relative error of that order, too.
     for name in (*noisy[:1], "label noise 0.3"):
         for share in (0.5, 0.25):
             runs = arm(dataset, name)
@@ -208,18 +212,22 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         ratio = late.error.mean("step") / late.expected_error.mean("step")
         said = "label noise, constant rate: squared error over the theory's, the mean of the second half of the steps"
         found.append(Finding.of(said, (0.7, 1.3), over_seeds(ratio)))
-    few = arm(last, "15 samples")
-    few = few.isel(seed=np.flatnonzero(few.apart > 0.1)) if few.seed.size else few
-    if few.seed.size > 1:
-        nearer = np.log10(few.from_program / few.from_plain)
+    scarce = arm(last, "15 samples")
+    scarce = scarce.isel(seed=np.flatnonzero(scarce.apart > 0.1)) if scarce.seed.size else scarce
+    if scarce.seed.size > 1:
+        nearer = np.log10(scarce.from_program / scarce.from_plain)
         said = "15 samples: log10 of the squared distance to the program with costs mean(x²) over that with costs 1"
         found.append(
-            Finding.of(f"{said} ({few.seed.size} seeds in which they differ)", (-np.inf, 0.0), over_seeds(nearer))
+            Finding.of(f"{said} ({scarce.seed.size} seeds in which they differ)", (-np.inf, 0.0), over_seeds(nearer))
         )
-        lost = np.log10(few.from_program / few.error)
+        lost = np.log10(scarce.from_program / scarce.error)
         said = "15 samples: log10 of the squared distance to that program over that to w*, in the same seeds"
         found.append(Finding.of(said, (-np.inf, 0.0), over_seeds(lost)))
     return found
+
+
+def _any_of_a_seed(diverged: xr.DataArray) -> np.ndarray:
+    return np.asarray(diverged.any([each for each in diverged.dims if each != "seed"]))
 
 
 def _lag(runs: xr.Dataset, descent: xr.Dataset, share: float) -> np.ndarray:
@@ -244,7 +252,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             if runs.seed.size:
                 plots.seeds(axes, averaged(runs.error, "seed", "step"), name, color=f"C{number}")
                 theory = averaged(runs.expected_error, "seed", "step").median("seed")
-                plots.theory(axes, theory.step, theory, None if number else "theory, nothing fitted")
+                fitted = "theory, nothing fitted" + (" (no noise: the end alone)" if axes is stops else "")
+                plots.theory(axes, theory.step, theory, None if number else fitted)
     for number, name in enumerate(names[:2]):
         runs = arm(last, name)
         for seed in range(runs.seed.size):

@@ -6,7 +6,7 @@ being the share of the largest margin that is missing, is affine in ln t; its sl
 for the multipliers α. Weight decay λ stops it on the way, and λ → 0 leads to the same direction. A loss with a
 polynomial tail leads to another direction, and where no direction separates, the weights converge.
 
-Source: Soudry, Hoffer, Nacson, Gunasekar & Srebro 2018, arXiv 1710.10345, Theorems 3 and 4 and figure 1; batches:
+Source: Soudry, Hoffer, Nacson, Gunasekar & Srebro 2018, arXiv 1710.10345 (limit, ŵ ln t + w̃; figure 1); batches:
 Nacson, Srebro & Soudry 2019, arXiv 1806.01796; polynomial tails: Ji, Dudík, Schapire & Telgarsky 2020, arXiv
 2006.11226; weight decay: Rosset, Zhu & Hastie 2004, JMLR 5; no separator: Ji & Telgarsky 2018, arXiv 1803.07300. The
 constants of these laws are derived here from ŵ and w̃.

@@ -4,10 +4,10 @@ Claim: Mirror descent with ψ(w) = ‖w‖_p^p / p started at w0 fits an under-d
 least Bregman divergence D_ψ(w, w0), from zero the one of least lp norm, whatever the learning rate and the momentum in
 the dual; momentum in the primal ends elsewhere. On separable data it turns to the direction of the largest lp margin.
 
-Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246, Theorem 1 and section 3; Sun, Ahn, Thrampoulidis &
-Azizan 2022, arXiv 2205.12808 (p-GD). Two laws are derived in research/oracles/power_norm.py: a step η settles at an
-interpolant only below 2 / λ_max(X diag(|w|^{2−p}/(p−1)) Xᵀ/n), and on separable data gap · ‖w‖_p/‖ŵ‖_p → D, so that
-at a constant rate on the exponential loss the gap falls as D / ln t.
+Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246 (limit, momentum in the dual and in the primal); Sun,
+Ahn, Thrampoulidis & Azizan 2022, arXiv 2205.12808 (p-GD). Two laws are derived in research/oracles/power_norm.py: a
+step η settles at an interpolant only below 2 / λ_max(X diag(|w|^{2−p}/(p−1)) Xᵀ/n), and on separable data gap ·
+‖w‖_p/‖ŵ‖_p → D, so that at a constant rate on the exponential loss the gap falls as D / ln t.
 
 Departure: Sun et al. take a constant rate on the exponential loss ("plain" here). To go further along the same path the
 other runs on separable data follow the logarithm of that loss by steps η (p − 1)(1 + ‖w‖_p)^{p−2}, for which ‖w‖_p

@@ -3,14 +3,15 @@
 Claim: Networks f(x) = Σ a max(wx + b, 0) + c trained with weight decay λ on a and w cost ½ Σ(a² + w²) → the least
 max(∫|f″|, |f′(−∞) + f′(∞)|) over all interpolants as λ → 0. With the slopes s_1 … s_m of the linear spline, D =
 Σ|s_{i+1} − s_i| and S = |s_1 + s_m|, that is max(D, (D + S)/2). The cost is short of it by λn|g|², g the gradient of
-this limit in the labels, so linearly in λ, for every start and step size.
+this limit in the labels, so linearly in λ.
 
 Source: Savarese, Evron, Soudry & Srebro 2019, arXiv 1902.05040, Theorem 3.1 (the cost of a function). The least over
 the interpolants and the law in λ follow from it in research/oracles/spline.py, where a dual certifies them.
 
 Departure: Savarese et al. train one network on a few points; here six points whose bends are between 1 and 2, of
-random sign, and whose S is `tilt` times D. Where S > D the least cost is not max(D, S), which would hold if the ends of
-the spline could not bend: beyond the data, or between its outer points, f may trade D for S. The function itself is
+random sign, and whose S is `tilt` times D. Their abstract says that the fit of least norm is given by a linear spline:
+where S > D the straight one costs S, and the least is (D + S)/2, since beyond the data, or between its outer points, f
+may trade D for S (for S = 3 D the spline costs 1.5 times the least). The function itself is
 not determined (any way to bend monotonically between bends of one sign costs the same), so the cost is judged and not
 f. The objective is not convex in the weights, and a few starts end in a worse local minimum: the run of least
 objective is judged, and the worst one apart. Other side: without weight decay descent stays at what the start costs.
@@ -34,6 +35,7 @@ from research.statistics import every_seed, slope
 
 PLACES = np.linspace(-1.4, 1.4, 141)  # where f is recorded
 CLOSE = 2e-3  # of the claim: the relative distance of the cost
+LEAST = 1e-6  # the relative excess of the objective below which a run is at the minimum
 
 
 class Observables(NamedTuple):
@@ -63,6 +65,8 @@ def simulate(
     At the start w ~ N(0, init_scale²) and a ~ N(0, init_scale²/width), every knot −b/w being N(0, 1) cut off at ±1.5.
     `misfit` is the first term, `cost` ½ Σ(a² + w²).
     """
+    if samples < 3:
+        raise ValueError(f"samples is {samples}; it takes three or more, since two points have no bend")
     data_key, init_key = jax.random.split(key)
     drawn = jax.random.uniform(data_key, (2, samples), minval=-1.0)
     x = jnp.linspace(-1, 1, samples) + 0.4 / samples * drawn[0]
@@ -145,10 +149,12 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         found.append(Finding.of(what, (0.0, 0.01), every_seed(per_seed(nearness))))
     others = [each for each in decayed.diverged.dims if each not in ("seed", "tilt", "weight_decay")]
     if all(decayed.sizes[each] > 1 for each in others) and others:
-        inside = decayed.function.isel(step=-1, place=np.abs(PLACES) < 0.9)
+        least = decayed.excess < LEAST  # an excess that is not known, since the oracle is not certified, voids this
+        inside = decayed.function.isel(step=-1, place=np.abs(PLACES) < 0.9).where(least)
         size = decayed.y.max("sample") - decayed.y.min("sample")
         apart = (inside.max(others) - inside.min(others)).max("place") / size
-        what = "greatest difference of f between starts, amid the data, relative to the range of the labels"
+        apart = apart.where(least.sum(others) >= 2, 0.0).where(decayed.excess.notnull().all(others))
+        what = "greatest difference of f between starts that reach the minimum, amid the data, over the labels' range"
         found.append(Finding.of(what, (CLOSE, np.inf), every_seed(per_seed(apart))))
     if free.diverged.size:
         kept = select(free, init_scale=float(np.max(free.init_scale)))
@@ -197,8 +203,10 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     law.set(title="c  the cost falls short of C in proportion to λ", xscale="log", yscale="log")
     law.set(xlabel="weight decay λ", ylabel="(C − cost)/C")
     costs.set(title="d  the least cost", xlabel="S/D", ylabel="½ Σ(a² + w²) / D", yscale="log")
-    for axes in (bent, steep, law):
+    for axes in (bent, steep):
         plots.legend(axes)
+    law.set_ylim(bottom=law.get_ylim()[0] / 6)
+    plots.legend(law, loc="lower right")
     plots.legend(costs, loc="center", bbox_to_anchor=(0.7, 0.62))
     return figure
 

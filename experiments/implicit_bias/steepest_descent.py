@@ -3,9 +3,9 @@
 Claim: On linearly separable data steepest descent in a norm, with steps of length η_t = η/√t in it, goes to the
 direction of the largest margin in that norm, and to no other: coordinate descent to l1, normalised gradient descent to
 l2, sign descent to l∞. The missing share of the margin is at most (ln n + R² Ση_t²/2)/(γ Ση_t), γ the margin and R the
-largest dual norm of a sample: t^-1/2 up to a logarithm. With constant steps l1 and l∞ stop short, while l2 goes on as
-1/t. On squared loss the step size decides where steepest descent ends, even in l4/3, smooth and strictly convex as it
-is (in l1 on some data only); in l2 it always ends in the interpolant of least norm.
+largest dual norm of a sample: t^-1/2 up to a logarithm; it falls at least as fast as that bound. With constant steps l1
+and l∞ stop short, while l2 goes on as 1/t. On squared loss the step size decides where steepest descent ends, even in
+l4/3, smooth and strictly convex as it is (in l1 on some data only); in l2 it ends in the interpolant of least norm.
 
 Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246, Theorem 5 (margins), and section 2.3 with figure 1c
 (squared loss). The bound follows from two facts on f(w) = ln Σ exp(−z_i·w): its gradient has dual norm at least γ, and
@@ -34,9 +34,10 @@ from research.labels import arms, largest, lift, named_by, norm, per_seed, selec
 from research.optimizers import coordinate_descent, steepest_descent
 from research.oracles.least_squares import minimum_l1_norm, minimum_l2_norm, minimum_linf_norm
 from research.oracles.margin import maximum_margin
+from research.oracles.margin_bound import margin_gap_bound
 from research.oracles.power_norm import minimum_power_norm
 from research.separable import standardized_sample
-from research.statistics import every_seed, over_seeds, slope_within
+from research.statistics import NOTHING, every_seed, over_seeds, slope_within
 
 Data = Literal["gaussian", "digits", "breast_cancer", "regression"]
 Optimizer = Literal["coordinate_descent", "gradient_descent", "sign_descent", "power_descent"]
@@ -49,6 +50,7 @@ NAMES: dict[float, str] = {1: "l1", 2: "l2", np.inf: "l∞"}
 POWER = 4 / 3
 ORDERS = OWN | {"power_descent": POWER}
 COLOURS = {kind: f"C{number}" for number, kind in enumerate(ORDERS)}
+LINES = {"coordinate_descent": "--", "gradient_descent": ":", "sign_descent": "-."}  # of each one's bound, in black
 SEPARATED = 0.95  # the largest cosine between the maximum-margin directions of two norms
 
 
@@ -139,10 +141,10 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         dataset.optimizer, {kind: values[order] for kind, order in ORDERS.items() if order in values}
     )
     own, other, width = of_its_own(gaps), of_its_own(others), of_its_own(widths)
-    shortest, exponent = dataset.learning_rate * dataset.unit, dataset.exponent
-    length, squares = shortest * lift(power_sum, t, exponent), shortest**2 * lift(power_sum, t, 2 * exponent)
     samples = y.notnull().sum("sample")
-    bound = (np.log(samples.where(samples > 0)) + squares / dataset.unit**2 / 2) / (width * length)
+    vectors = samples.where(samples > 0)
+    bound = lift(margin_gap_bound, t, dataset.learning_rate, dataset.exponent, vectors, width * dataset.unit)
+    fitted = lambda values: slope_within(np.log(t), np.log(values.where(values > 0)), t >= dataset.steps / 100)
     X, y = dataset.X.where(~separable), dataset.y.where(~separable)
     oracles = {1: minimum_l1_norm, 2: minimum_l2_norm, np.inf: minimum_linf_norm}
     interpolants = {order: lift(oracle, X, y) for order, oracle in oracles.items()}
@@ -153,16 +155,11 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         bound=bound,
         share=(own / bound).where(bound < 1).max("step"),
         nearness=np.log10((own / other).where(apart)),
-        rate=slope_within(np.log(t), np.log(own.where(own > 0)), t >= dataset.steps / 100),
+        rate=fitted(own),
+        bound_rate=fitted(bound),
         interpolant=interpolant,
         distance=norm(weights - interpolant) / norm(interpolant),
     )
-
-
-def power_sum(step: Float[np.ndarray, "step"], exponent: float) -> Float[np.ndarray, "step"]:
-    """Σ s^-exponent for s = 1, …, t at each of the steps t; NaN where t is."""
-    sums = np.cumsum(np.arange(1, int(np.nanmax(step)) + 1.0) ** -exponent)
-    return np.where(np.isnan(step), np.nan, sums[np.nan_to_num(step, nan=1).astype(int) - 1])
 
 
 def _size(vectors: xr.DataArray, order: float) -> xr.DataArray:
@@ -180,16 +177,19 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         if values.size:
             found.append(Finding.of(what.replace("_", " "), band, interval(per_seed(values))))
 
-    ahead = "{}: log10 of the gap to the largest margin in the own norm over the least gap in another, worst optimizer"
+    ahead = "log10 of the gap to the largest margin in the own norm over the least gap in another, worst optimizer"
     for data in ("gaussian", "digits", "breast_cancer"):
-        runs = select(separable, data=data, exponent=lambda exponent: exponent > 0)
-        bounded = runs.share if data == "gaussian" else runs.share[:0]
-        runs = largest(runs, "learning_rate")
-        add(ahead.format(data), (-np.inf, -np.log10(3)), runs.nearness)
-        add("gaussian: gap in the own norm over its bound, wherever that is below 1, the worst", (0, 1), bounded)
+        every = select(separable, data=data, exponent=lambda exponent: exponent > 0)
+        runs = largest(every, "learning_rate")
+        fastest = f"{data}, largest η = {float(every.learning_rate.max()):g}" if every.diverged.size else data
+        add(f"{fastest}: {ahead}", (-np.inf, -np.log10(3)), runs.nearness)
+        if data == "gaussian":
+            add("gaussian: gap in the own norm over its bound, where that is below 1, the worst", (0, 1), every.share)
         for kind in OWN:
-            what = f"{data}, {kind}: slope of ln(gap in the own norm) on ln t over the last two decades"
-            add(what, (-0.57, -0.43), select(runs, optimizer=kind).rate, over_seeds)
+            judged = select(runs, optimizer=kind)
+            what = f"{fastest}, {kind}: slope of ln(gap in the own norm) on ln t, last two decades, the bound's at most"
+            end = float(judged.bound_rate.max()) if judged.rate.size else np.nan  # fitted as the run's own
+            add(what, (-np.inf, end), judged.rate, over_seeds)
     for kind in OWN:
         runs = select(separable, data="gaussian", optimizer=kind, exponent=0.0)
         what = f"constant steps, {kind}: slope of ln(gap in the own norm) on ln t over the last two decades"
@@ -203,6 +203,10 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             spread = runs.weights.max(_arms(runs), skipna=False) - runs.weights.min(_arms(runs), skipna=False)
             band = (0.0, 1e-6) if kind == "gradient_descent" else (1e-3, np.inf)
             add(what, band, norm(spread) / norm(runs.weights).mean(_arms(runs)))
+    least = select(ends, data="regression", optimizer="gradient_descent").distance
+    add("squared loss, gradient_descent: relative distance of the ends to the least l2 norm", (0.0, 1e-6), least)
+    if not found:
+        found.append(Finding.of("margin of each optimizer in its own norm: none in this design", (0.0, 0.0), NOTHING))
     return found
 
 
@@ -223,11 +227,15 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         named = f"{kind.replace('_', ' ')}: {NAMES.get(ORDERS[kind], 'l4/3')} margin"
         if data != "regression" and (rate == fastest[data] or not point["exponent"]):
             axes = (gaps if data == "gaussian" else real) if point["exponent"] else constant
+            second = data == "digits"  # in the panel of breast_cancer
+            style = {"color": COLOURS[kind], "linestyle": "--" if second else "-"}
             # weights that have come back to zero have no margin
-            plots.seeds(axes, runs.own.fillna(1.0), named, color=COLOURS[kind])
-            if point["exponent"]:
-                bound = runs.bound.where(runs.bound < 1).median("seed")
-                plots.theory(axes, runs.step, bound, "bound (median seed)" if kind == "coordinate_descent" else None)
+            plots.seeds(axes, runs.own.fillna(1.0), None if second else named, **style)
+            if point["exponent"] and not second:
+                bound = runs.bound.median("seed")
+                bound = bound.where(bound < 1)
+                its = f"bound, {NAMES[ORDERS[kind]]} (median seed)" if axes is gaps else None
+                plots.theory(axes, runs.step, bound, its, linestyle=LINES[kind])
         elif kind == "power_descent" and data == "regression":
             first = runs.isel(seed=0, feature=slice(0, 3))
             path.plot(first.weights[:, 0], first.weights[:, 2], label=f"η = {rate:g}/β", marker=".")
@@ -244,11 +252,12 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     titles = {gaps: "b  own norm, steps ∝ t^-1/2", constant: "c  constant steps", real: "d  breast_cancer"}
     for axes, title in titles.items():
         axes.set(title=title, xscale="log", yscale="log", xlabel="step t", ylabel="missing share of the margin")
+    real.set_title("d  breast_cancer (dashed: digits)")
     ends.set(title="e  squared loss: only l2 decides the end", yscale="log", xlabel="step size · smoothness")
     ends.set_ylabel("relative distance of the end to the\ninterpolant of least norm")
     path.set(title="f  squared loss, l4/3: the step decides", xlabel="w₁", ylabel="w₃")
     for axes in panels.ravel()[1:]:
-        plots.legend(axes, loc="center" if axes is ends else "best")
+        plots.legend(axes, **({"loc": "center"} if axes is ends else {"fontsize": 6} if axes is gaps else {}))
     return figure
 
 

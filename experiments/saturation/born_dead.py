@@ -261,7 +261,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     )
     for axes, title in zip((points, line, sets), titles, strict=True):
         axes.set(title=title, xlabel="hidden layer L", ylabel="share of networks dead by the layer", ylim=(0, 1))
-        axes.set_xlim(0, (1.1 if axes is line else 1.75) * dataset.sizes["layer"])  # room for a legend, but in b it is a's
+        axes.set_xlim(0, (1.1 if axes is line else 1.75) * dataset.sizes["layer"])  # room for a legend; b's is a's
         axes.set_xticks(np.linspace(0, dataset.sizes["layer"], 5))
     time.set(title="d  trained: born-dead networks", xlabel="step", ylabel="largest distance of an output")
     time.set(xscale="log", yscale="log")

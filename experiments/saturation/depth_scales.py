@@ -9,10 +9,11 @@ Doucet & Rousseau 2019, arXiv 1902.06853, proposition 2.
 
 Departure: tanh, σ_b = 0.3, fourteen networks of width 100 and depth 64 a run rather than width 1000, and four times as
 many at the edge and next to it in chaos, where the noise is largest. Ratios of successive layers are averaged over the
-networks before the logarithm, so that the random walk of the logarithm does not count. Near c* < 1 and near q* the measured distances are as large as their noise: there the rate is that by which
-theory's recursion p^l must be sped up, p¹·(p^l/p¹)^γ, to meet the measured distances, linear least squares about γ = 1
-over all cells at once. ln(1 − c) takes a random walk of variance near 5/N a layer: at the edge, where nothing else
-holds it, the power is looked for up to layer N/5 only; a width N may change ln χ_1 by the order of 1/N a layer.
+networks before the logarithm, so that the random walk of the logarithm does not count. Near c* < 1 and near q* the
+measured distances are as large as their noise: there the rate is that by which theory's recursion p^l must be sped up,
+p¹·(p^l/p¹)^γ, to meet the measured distances, linear least squares about γ = 1 over all cells at once. ln(1 − c) takes
+a random walk of variance near 5/N a layer: at the edge, where nothing else holds it, the power is looked for up to
+layer N/5 only; a width N may change ln χ_1 by the order of 1/N a layer.
 """
 
 from itertools import product

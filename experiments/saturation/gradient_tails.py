@@ -4,10 +4,10 @@ Claim: For pre-activations of variance q, the mean squared slope E φ'² tends t
 (tanh, logistic, erf) as for polynomial ones (softsign): the few units near zero carry the gradient. The slope of a
 typical unit is φ' at the median of |u|, 0.6745 √q: exponentially small in √q for tanh, of the order 1/q for softsign.
 
-Source: Derived in `research.oracles.slope_tails`. It bears on the softsign that "saturates less" in Glorot & Bengio 2010
-("Understanding the difficulty of training deep feedforward neural networks", section 3.3): its typical unit does, while
-its mean slope is half of tanh's; and on the textbooks' "gradients vanish exponentially", which holds for a typical unit
-and not for the mean.
+Source: Derived in `research.oracles.slope_tails`. It bears on the softsign that "saturates less" in Glorot & Bengio
+2010 ("Understanding the difficulty of training deep feedforward neural networks", section 3.3): its typical unit does,
+while its mean slope is half of tanh's; and on the textbooks' "gradients vanish exponentially", which holds for a
+typical unit and not for the mean.
 
 Departure: One layer of `width` units on inputs of mean square 1, with weights of variance q/features, and the gradient
 that comes back through it. `offset` is the mean of the pre-activations in standard deviations: the law is that of

@@ -141,7 +141,12 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         found.append(Finding.of(statement, band, estimate))
 
     near, gaussian = ("tanh", 1.0, ISOMETRIC), ("tanh", 0.0, ISOMETRIC)
-    ratio = lambda runs, over, of: times(arm(runs, *over)) / times(arm(runs, *of))
+
+    def ratio(runs: xr.Dataset, over: tuple, of: tuple) -> np.ndarray:
+        """How many times as long as the second kind the first one takes; NaN where the second never learns."""
+        least = times(arm(runs, *of))
+        return times(arm(runs, *over)) / np.where(least < runs.steps.values.max(), least, np.nan)
+
     has = lambda runs, *kinds: all(arm(runs, *kind).diverged.size for kind in kinds)
     if has(deep, near, gaussian):
         slower = ratio(deep, gaussian, near)

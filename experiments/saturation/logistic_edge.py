@@ -17,10 +17,10 @@ where the mean logarithm is not. Networks of an odd activation start at q = `fir
 variance falls only like 1/(2 layer); theory follows it layer by layer. The orthogonal case is left out.
 
 Bands: A ratio is Σ φ'(h_i)² g_i² with Gaussian g, of relative variance (3 E φ'⁴/(E φ'²)² - 1)/width. ∫σ'⁴ du = 1/140
-makes this (3 · 36/140 · √(2πq) - 1)/width for large q. Bands are five standard errors of the mean over the layers looked
-at and over seeds: three for chance, and two for the interval, which has to lie inside. χ_1 ∝ σ_w turns relative errors
-of growth into equal ones of σ_w, and φ_B = 1 - c/√q* into those times 1 - φ_B, to which come as many standard errors of
-a mean over units of numbers in [0, 1], √(φ_B(1 - φ_B)/width).
+makes this (3 · 36/140 · √(2πq) - 1)/width for large q. Bands are five standard errors of the mean over the layers
+looked at and over seeds: three for chance, and two for the interval, which has to lie inside. χ_1 ∝ σ_w turns relative
+errors of growth into equal ones of σ_w, and φ_B = 1 - c/√q* into those times 1 - φ_B, to which come as many standard
+errors of a mean over units of numbers in [0, 1], √(φ_B(1 - φ_B)/width).
 """
 
 from typing import Literal, NamedTuple

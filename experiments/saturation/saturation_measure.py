@@ -187,7 +187,9 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """φ_B over the plane with the edge of chaos; φ_B against B; order and chaos of one q*; the width."""
-    figure, axes = plots.figure(2, 2, "The saturation measure φ_B: even bins do nothing, and q* says it all", (5.0, 3.8))
+    figure, axes = plots.figure(
+        2, 2, "The saturation measure φ_B: even bins do nothing, and q* says it all", (5.0, 3.8)
+    )
     (phases, bins), (blind, sizes) = axes
     wide = largest(dataset, "width")
     _phases(phases, wide)

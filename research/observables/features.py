@@ -27,6 +27,6 @@ def feature_rank(outputs: Float[Array, "sample unit"]) -> Float[Array, ""]:
     effective rank", definition 1. The srank of Kumar et al. 2021 (arXiv 2010.14498), which counts the values that
     make up 99 % of their sum, is another number. NaN where all outputs are zero, or one is not finite.
     """
-    sound = jnp.all(jnp.isfinite(outputs))
-    values = jnp.linalg.svd(jnp.where(sound, outputs, 0.0), compute_uv=False)
-    return jnp.where(sound, effective_rank(values), jnp.nan)
+    # As zeros, of which the rank is NaN: LAPACK does not promise anything for others.
+    sound = jnp.where(jnp.all(jnp.isfinite(outputs)), outputs, 0.0)
+    return effective_rank(jnp.linalg.svd(sound, compute_uv=False))

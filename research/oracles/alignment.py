@@ -14,7 +14,7 @@ def rank_one_excess(
     The network is readout · W_{L−1} … W_1 x. Under gradient flow on any loss B_k = W_k W_kᵀ − W_{k+1}ᵀ W_{k+1} is
     constant, W_L = readout being a row, whose two norms agree. The differences of ‖W_k‖_F² are the traces of B, those
     of ‖W_k‖_2² at most its norms, and so D = max_k ‖W_k‖_F² − ‖readout‖² + Σ_k ‖B_k‖_2 (Ji & Telgarsky 2019, arXiv
-    1810.02032, Lemma 2.6). As the norms of the layers grow without end, they become rank one.
+    1810.02032). As the norms of the layers grow without end, they become rank one.
 
     Descent changes B_k in a step by G_k G_kᵀ − G_{k+1}ᵀ G_{k+1}, G being the updates, of which Σ‖G_k‖_F² is the
     squared length of the step. Its sum over the path is `squared_path`: the first difference changes by at most once

@@ -20,7 +20,7 @@ def asymptote(X: Float[np.ndarray, "sample feature"], y: Float[np.ndarray, "samp
     """Return the asymptote of gradient descent from zero on the mean logistic or exponential loss.
 
     The direction is ŵ = Σ α_k z_k, the maximum-margin solution of order 2, and the offset solves exp(−z_k·offset) = α_k
-    on the support vectors (Soudry et al. 2018, arXiv 1710.10345, Theorem 4). Where they span the data this is the whole
+    on the support vectors (Soudry et al. 2018, arXiv 1710.10345). Where they span the data this is the whole
     of it; else the offset returned is the part in their span, and the weights keep a constant part across it.
 
     The rest r obeys dr/ds = −Σ α_k z_k (z_k·r) + O(exp((1 − z_i·ŵ) s)) + O(exp(−s)): from the support vectors, from

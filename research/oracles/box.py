@@ -118,6 +118,33 @@ def barrier_least_squares(
     return w if moved <= ERROR_BOUND else void
 
 
+def face_stiffness(X: Float[np.ndarray, "sample feature"], y: Float[np.ndarray, "sample"], bound: float) -> float:
+    """Return how much faster than w the gradient changes on the faces of the box: the largest eigenvalue of S/|g|.
+
+    g is the gradient of 1/(2n)·||Xw - y||² at its minimiser in the box, in the coordinates on a face, and S the Schur
+    complement there of the curvature, the coordinates inside following. Let one be δ short of its face. AdamW's
+    √v = |g|(1 + ν) at rest moves as ν' = (1 - b2)(S·δ/|g| - ν), and w as δ' = -ηλδ - η(S·δ/|g| - ν). With s what is
+    returned the slower of the two rates of a mode is about ηλ(1 - b2)/(1 - b2 + η(λ + s)), or (1 - b2)·λ/(λ + s) for η
+    well above 1 - b2.
+
+    0 where no coordinate is on a face; NaN where `box_least_squares` is or a multiplier is 0. Raises as it does.
+    """
+    weights = box_least_squares(X, y, bound)
+    if np.isnan(weights).any():
+        return float("nan")
+    X, y = inputs.regression(X, y)
+    H, gradient = X.T @ X / len(y), np.abs(X.T @ (X @ weights - y)) / len(y)
+    on = np.abs(weights) >= bound * (1 - 1e-12)
+    if not on.any():
+        return 0.0
+    if gradient[on].min() == 0:
+        return float("nan")
+    across = H[np.ix_(on, ~on)]
+    S = H[np.ix_(on, on)] - across @ np.linalg.solve(H[np.ix_(~on, ~on)], across.T)
+    root = np.sqrt(gradient[on])
+    return float(np.linalg.eigvalsh(S / np.outer(root, root))[-1])
+
+
 def optimality_error(
     weights: Float[np.ndarray, "feature"],
     bound: float,

@@ -78,9 +78,7 @@ def time_to_reach(s: float, initial: float, depth: int, strength: float) -> floa
     pole = -(s ** (2 / depth - 1)) / depth * np.log(np.abs(s - ends))
     w = ends ** (1 / depth)
     power = np.log(w) if depth == 2 else -(w ** (2 - depth)) / (depth - 2)
-    if (
-        depth <= 2
-    ):  # here w/(s − w^L) dw = −d ln(s − a)/2 for L = 2, and the pole is all; for L = 1 the sum is −ln(s − w)
+    if depth <= 2:  # w/(s − w^L) dw = −d ln(s − a)/2 for L = 2, and the pole is all; for L = 1 the sum is −ln(s − w)
         whole = -np.log(np.abs(s - ends)) if depth == 1 else (power + pole) / s
         return float(whole[1] - whole[0])
     from scipy.integrate import quad

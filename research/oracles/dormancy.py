@@ -12,7 +12,9 @@ from jaxtyping import Float
 from research.oracles import inputs
 
 
-def layer_scores(norms: Float[np.ndarray, "neuron"], biases: Float[np.ndarray, "neuron"]) -> Float[np.ndarray, "neuron"]:
+def layer_scores(
+    norms: Float[np.ndarray, "neuron"], biases: Float[np.ndarray, "neuron"]
+) -> Float[np.ndarray, "neuron"]:
     """Return each unit's score: its mean activity over that of the layer. NaN for NaN.
 
     Raises ValueError for a norm that is not positive, and for shapes that do not agree.

@@ -103,7 +103,7 @@ def least_ridge_risk(
 
 
 def path_constant() -> float:
-    """Return 1.6859…, the largest risk of the flow at time t over that of ridge at strength 1/t (Theorem 1).
+    """Return 1.6859…, the largest risk of the flow at time t over that of ridge at strength 1/t.
 
     For every X, signal and noise: the bias never exceeds ridge's, since exp(x) >= 1 + x, and the ratio of the variances
     in one mode is ((1 - exp(-x))(1 + x)/x)², of which this is the maximum; the paper rounds it up to 1.6862.
@@ -118,7 +118,7 @@ def tuned_constant(calibration: float = 1.0) -> float:
 
     For a signal without a preferred direction, E ββᵀ ∝ I: in one mode, with x = s/λ, the risks are in the ratio
     (1 + x)(exp(-2cx) + (1 - exp(-cx))²/x), c = calibration, of which this is the supremum over x, for every X. At c = 1
-    it is 1.2147 (Ali et al. 2019, Theorem 3). It is infinite for c = 0.
+    it is 1.2147 (Ali et al. 2019). It is infinite for c = 0.
 
     Certificate as of `path_constant`. Raises ValueError for a calibration that is not positive.
     """

@@ -105,6 +105,43 @@ def minimum_relative_entropy(
     return _projection(X, y, link, np.log(start))
 
 
+def first_gain(
+    X: Float[np.ndarray, "sample feature"], y: Float[np.ndarray, "sample"], batch: int
+) -> Float[np.ndarray, "feature"]:
+    """Return E g² of the first step on w = u·v from w = 0, g = mean(x·(x·w − y)) over a batch of that size.
+
+    The gain Σ −ln(1 − γ²g²) is γ²·E g² a step to leading order. Of b samples drawn with replacement E g² =
+    mean((x·y)²)/b + (1 − 1/b)·mean(x·y)²; a batch of all samples is the full one, and has the last mean alone. On
+    average over Gaussian X, and s planted weights of one size, that is 1 + (b + 1)/s times as much on them as off them.
+
+    NaN gives NaN. Raises ValueError for a batch below 1, shapes that do not agree and infinite entries.
+    """
+    X, y = inputs.regression(X, y)
+    size = inputs.number("batch", batch, low=1.0)
+    products = X * y[:, None]
+    mean, noise = products.mean(axis=0) ** 2, (products**2).mean(axis=0)
+    return np.asarray(mean if size == len(y) else noise / size + (1 - 1 / size) * mean)
+
+
+def label_noise_scatter(X: Float[np.ndarray, "sample feature"], w: Float[np.ndarray, "feature"]) -> float:
+    """Return Σ w_j P_jj, P the projection on the span of the v∘x_i: E ‖w − path‖² over ηδ², of descent on w = v².
+
+    The loss is 1/(4n)·‖X v² − y‖², its step η, and δ the noise on one sample's label. That noise has covariance
+    η²δ²·diag(v) C diag(v) a step, C = XᵀX/n, and the curvature of the loss is twice that over η²δ², so that v scatters
+    with covariance (ηδ²/4)·P (an Ornstein–Uhlenbeck process), and w = v² with 2v as much.
+
+    NaN gives NaN. Raises ValueError for a w with a negative entry, shapes that do not agree and infinite entries.
+    """
+    X = inputs.array("X", X, 2)
+    w = inputs.vector("w", w, X.shape[1], "X has columns")
+    if (w < 0).any():
+        raise ValueError(f"w has the entry {w.min():g}; it takes numbers from 0")
+    if np.isnan(X).any() or np.isnan(w).any():
+        return float("nan")
+    basis, _ = np.linalg.qr(np.sqrt(w)[:, None] * X.T)
+    return float(w @ (basis**2).sum(axis=1))
+
+
 def _projection(X: np.ndarray, y: np.ndarray, link: Link, shift: np.ndarray) -> np.ndarray:
     """Return mean(Xᵀν + shift) with X·mean = y.
 

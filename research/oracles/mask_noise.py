@@ -31,8 +31,9 @@ def mask_noise(
     -½ H⁻¹ Σ_jk ∂_j∂_k∇L V_jk to first order in V. The mean of N iterates has the precision N · H C⁻¹ H (Polyak &
     Juditsky 1992, Theorem 1).
 
-    Without masks (keep = 1) nothing is off and the precision infinite. NaN where there is no minimiser, and where the descent does not come to rest (η too large).
-    Raises ValueError for a learning rate that is not positive, a batch below 1, and as `dropout_logistic`.
+    Without masks (keep = 1) nothing is off and the precision infinite. NaN where there is no minimiser, and where the
+    descent does not come to rest (η too large). Raises ValueError for a learning rate that is not positive, a batch
+    below 1, and as `dropout_logistic`.
     """
     rate = inputs.number("learning_rate", learning_rate, low=0.0)
     count = inputs.number("batch", batch, low=1.0)

@@ -41,7 +41,7 @@ def modified_flow(
 
     `learning_rate` is the time h that a step takes: momentum β divides the gradient's factor in a step by 1 − β. The
     coefficient c = 1/4 makes the flow follow gradient descent to O(h²), c = 0 to O(h) only (Barrett & Dherin 2021,
-    arXiv 2009.11162, Theorem 3.1); the factor (1 + β)/(1 − β) is that of the heavy ball (Ghosh et al. 2023, arXiv
+    arXiv 2009.11162); the factor (1 + β)/(1 − β) is that of the heavy ball (Ghosh et al. 2023, arXiv
     2302.00849). It follows from θ_{k+1} − θ_k − β (θ_k − θ_{k−1}) = −(1 − β) h ∇L(θ_k): with θ_k = θ(kh) expanded to
     h², (1 − β) θ' + (1 + β) (h/2) θ'' = −(1 − β) ∇L, hence θ' = −∇L − (h/2) (1 + β)/(1 − β) ∇²L ∇L.
 
