@@ -43,8 +43,11 @@ class Predicted(NamedTuple):
 
 
 def measured(layer: Layer, threshold: float) -> Measured:
-    """Return what a layer does on the batch; a slope is flat up to `threshold` times the steepest of the activation."""
-    entering, known = layer.entering.reshape(-1, layer.entering.shape[-1]), layer.activation
+    """Return what a layer does on the batch; a slope is flat up to `threshold` times the steepest of the activation.
+
+    Of leaky ReLUs, whose slopes may all be small, only a slope of 0 is flat.
+    """
+    entering, known = layer.entering, layer.activation
     if not (np.isfinite(entering).all() and np.isfinite(layer.kernel).all()):
         entering = np.full_like(entering, np.nan)
     leaving, absent = entering, np.full_like(entering, np.nan)
@@ -53,6 +56,7 @@ def measured(layer: Layer, threshold: float) -> Measured:
         # In float64: in the precision of the model, tanh is flat from 8 on.
         leaving, slopes = known.value(entering), np.where(np.isnan(entering), np.nan, known.slope(entering))
         slopes = slopes / np.max(abs(known.slope(np.linspace(-20.0, 20.0, 4001))))
+        threshold = 0.0 if known.leak else threshold
     if known and np.isfinite([known.low, known.high]).all():
         scaled = 2 * (leaving - known.low) / (known.high - known.low) - 1
     with jax.enable_x64(True):

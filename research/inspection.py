@@ -30,7 +30,7 @@ from research.diagnosis import (
 from research.layers import Model
 from research.observables.gradients import gradient_norms
 
-MANY, SATURATED, OFF, RANGE = 0.2, 0.75, 2.0, 1e3  # from where on `remarks` speaks of a share, φ_B, q, and gradients
+MANY, SATURATED, OFF, RANGE = 0.2, 0.75, 2.0, 1e3  # where `remarks` begins: share dead, of flat slopes, q, gradients
 
 
 def saturation_report(
@@ -61,20 +61,25 @@ def saturation_report(
       It holds for random weights independent of the inputs; NaN where something stands between layer and activation
       (batch normalisation, a skip connection).
     - `saturation` φ_B in the limit of many bins, mean |g'|, for bounded activations, and `saturation_theory`, E |g'|
-    - `saturated`: share of slopes |φ'| at most `threshold` times the steepest; `dead`: share of units all of whose
-      slopes are; `dormant` by `tau`: share of units τ-dormant (Sokar et al. 2023)
+    - `saturated`: share of slopes |φ'| at most `threshold` times the steepest, for leaky ReLUs of those that are 0;
+      `dead`: share of units all of whose slopes are; `dormant` by `tau`: share of units τ-dormant (Sokar et al. 2023)
     - `mean`, `deviation`, `percentiles` and `effective_rank` of the activations
     - `gradient`: norm of the gradient by the layer's output, of `loss(output)`, by default of a random projection of
       the model's output onto a vector of length 1; `gradient_theory`: from that of the next layer, times the root of
       `chi`, its σ_w² times E φ'(√q z)². NaN where the next layer's inputs are not just this layer's activations.
     - `remarks`: what stands out, by thresholds in this file; empty is no certificate of health.
 
-    Whatever is not finite makes its layer NaN throughout. Raises ValueError that names the argument for a bad one.
+    A layer is a submodule with a parameter `kernel`; a model's own matrices and embeddings are none. Of a sum of layers
+    the one called last gets the activation. Outputs that are split (gates), concatenated, or averaged over positions
+    first count as going into none, and so do those of a PReLU with a slope for each channel.
+
+    Whatever is not finite makes its layer NaN throughout; a parameter, other variable, output or loss that is not
+    makes all gradients NaN, and is named in the remarks. Raises ValueError that names the argument for a bad one.
     """
     variables = _checked(model, params, inputs, threshold, loss, activations)
     whole = Model(model, variables, jnp.asarray(inputs), options)
     layers = whole.layers(activations or {})
-    gradient = _gradients(whole, loss)
+    gradient, broken = _gradients(whole, loss)
     seen = [measured(layer, threshold) for layer in layers]
     gradient = [slope if np.isfinite(each.variance) else np.nan for slope, each in zip(gradient, seen, strict=True)]
     theory = predicted(layers, gradient)
@@ -84,7 +89,7 @@ def saturation_report(
         "chi": columns.pop("chi_theory"),
         "gradient": gradient,
         "function": [layer.function for layer in layers],
-        "units": [layer.shape[-1] for layer in layers],
+        "units": [layer.units for layer in layers],
         "fan_in": [layer.fan_in for layer in layers],
         "weight_variance": [weight_variance(layer) for layer in layers],
         "bias_variance": [bias_variance(layer) for layer in layers],
@@ -95,7 +100,9 @@ def saturation_report(
         {"layer": [layer.name for layer in layers], "tau": list(TAU), "percentile": list(PERCENTILES)},
         {"model": type(model).__name__, "samples": len(inputs), "threshold": threshold},
     )
-    report["remarks"] = "layer", [_remarks(report.isel(layer=place), gradient[-1]) for place in range(len(layers))]
+    known = [["weights are transformed"] * layer.transformed + [broken] * bool(broken) for layer in layers]
+    said = [_remarks(report.isel(layer=place), gradient[-1], each) for place, each in enumerate(known)]
+    report["remarks"] = "layer", said
     if show:
         print(table(report))
     if figure is not None:
@@ -130,16 +137,33 @@ def _checked(model: Any, params: Any, inputs: Any, threshold: Any, loss: Any, ac
     return dict(params) if whole else {"params": params}
 
 
-def _gradients(whole: Model, loss: Callable[[Any], Any] | None) -> list[float]:
-    """The norm of the gradient by each layer's output."""
+def _gradients(whole: Model, loss: Callable[[Any], Any] | None) -> tuple[list[float], str]:
+    """The norm of the gradient by each layer's output, and what of the model is not finite, NaN then."""
     projected = lambda output: jnp.asarray(sum(jnp.sum(leaf * part) for leaf, part in _paired(output)))
     try:
-        found = whole.gradients(loss or projected)
+        found, output, value = whole.gradients(loss or projected)
     except TypeError as error:
         raise ValueError(f"loss does not map the model's output to a number: {error}") from error
+    if broken := _broken(whole.variables, output, value):
+        return [np.nan] * len(found), broken
     with jax.enable_x64(True):
         norms = jax.jit(gradient_norms)([jnp.asarray(each) for each in found])
-    return [float(norm) for norm in norms]
+    return [float(norm) for norm in norms], ""
+
+
+def _broken(variables: Mapping[str, Any], output: Any, loss: Any) -> str:
+    """The first of variables, output and loss that is not finite, empty for none."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
+        if _infinite(leaf):
+            kind, *names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+            return f"{'parameter' if kind == 'params' else kind} {'/'.join(names)} not finite"
+    if any(_infinite(leaf) for leaf in jax.tree.leaves(output)):
+        return "output not finite"
+    return "loss not finite" if _infinite(loss) else ""
+
+
+def _infinite(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)) and not bool(jnp.isfinite(leaf).all())
 
 
 def _paired(output: Any) -> list[tuple[jax.Array, jax.Array]]:
@@ -151,17 +175,20 @@ def _paired(output: Any) -> list[tuple[jax.Array, jax.Array]]:
     return [(leaf, (each / length).astype(leaf.dtype)) for leaf, each in zip(leaves, drawn, strict=True)]
 
 
-def _remarks(layer: xr.Dataset, last: float) -> str:
-    """What stands out in one layer of a report; `last` is the gradient of the last layer."""
+def _remarks(layer: xr.Dataset, last: float, known: list[str]) -> str:
+    """What stands out in one layer of a report beside what is known; `last` is the gradient of the last layer."""
     if not np.isfinite([layer.variance.item(), layer.weight_variance.item()]).all():
         return "not finite"
-    found = [f"{float(layer.dead):.0%} dead"] if layer.dead >= MANY else []
-    found += ["saturated"] if layer.saturation >= SATURATED else []
+    found = [*known, f"{float(layer.dead):.0%} dead"] if layer.dead >= MANY else [*known]
+    # By slopes: to a clipped ReLU, silent on half of all samples, φ_B is near 1.
+    found += ["saturated"] if np.isfinite(layer.saturation) and layer.saturated >= SATURATED else []
     ratio = float(layer.variance / layer.variance_theory) if layer.variance_theory > 0 else np.nan
     off = max(OFF, 1 + 4.5 * (2 / layer.units.item()) ** 0.5)  # the mean square of so few units may well be off by that
     found += [f"q is {ratio:.2g} × theory"] if ratio > off or ratio < 1 / off else []
-    found += [] if np.isfinite(layer.gradient) else ["gradient not finite"]
-    share = float(layer.gradient) / last if last > 0 else np.nan
+    if not np.isfinite(layer.gradient) and not any("not finite" in each for each in known):
+        found += ["gradient not finite"]
+    found += ["no gradient"] if layer.gradient == 0 else []
+    share = float(layer.gradient) / last if last > 0 and layer.gradient != 0 else np.nan
     found += [f"gradient is {share:.1g} × the last"] if share > RANGE or share < 1 / RANGE else []
     return ", ".join(found)
 
@@ -186,7 +213,7 @@ def table(report: xr.Dataset) -> str:
                 *(both(name) for name in ("variance", "saturation")),
                 *(share(value) for value in (layer.saturated, layer.dead, layer.dormant.sel(tau=0.1))),
                 f"{number(layer['mean'])} ± {number(layer.deviation)}",
-                both("gradient"),
+                number(layer.gradient, absent="NaN") + known(layer.gradient_theory),
                 layer.remarks.item(),
             ]
         )

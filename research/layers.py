@@ -23,11 +23,12 @@ class Layer(NamedTuple):
     """A submodule with a kernel, and the activation that its output goes into.
 
     `power` is the mean square of its inputs and `coverage` the share of it that the connections of a unit receive, less
-    than 1 where a convolution has padding; NaN for modules other than those in `LINEAR`. `shape` is that of the output.
+    than 1 where a convolution has padding; NaN for modules other than Flax's own in `LINEAR`, and where `transformed`:
+    the weights at work are not the parameters (nn.WeightNorm, say). `units` counts the features of the output.
     `entering` goes into the activation: the output itself where `direct`, else what normalisation, pooling or a skip
     connection have made of it; without an activation, None, it is the output. `source` is the layer whose activations,
     all of them and nothing else, are the inputs, and `sole` says that its own go nowhere but into one operation.
-    Arrays are NumPy's, in float64; units lie along the last dimension.
+    Arrays are NumPy's, in float64; `entering` has a row a sample or position, and a column a unit.
     """
 
     name: str
@@ -36,13 +37,14 @@ class Layer(NamedTuple):
     fan_in: int
     power: float
     coverage: float
-    shape: tuple[int, ...]
+    units: int
     entering: np.ndarray
     function: str
     activation: Activation | None
     direct: bool
     source: int | None
     sole: bool
+    transformed: bool
 
 
 class Model(NamedTuple):
@@ -119,13 +121,17 @@ class Model(NamedTuple):
             if value.shape != shape:
                 raise ValueError(f"model maps {name} over an axis (nn.vmap); the report takes one member at a time")
             output = marked.base
-            signal, function, activation = _following(output, found)
+            features = value.shape[value.ndim - _axes(module) :]
+            signal, function, activation = _following(output, found, features)
             base = signal.base
             if name in given:
                 (function, activation), base, signal = given[name], output, Signal(Base(value))
             inputs, entrance = found.marks.get(f"{MARK} {number} in", (None, None))
-            leaves = {leaf: jax.tree.leaves(value) for leaf, value in _entry(self.variables["params"], path).items()}
+            raw = _entry(self.variables["params"], path)
+            leaves = {leaf: jax.tree.leaves(value) for leaf, value in raw.items()}
             fan_in = _fan_in(module, own["kernel"])
+            transformed = _linear(module, own) and inputs is not None and not _makes(module, raw, inputs, value)
+            coverage = np.nan if transformed else _received(module, own, inputs, fan_in)
             power = float(np.mean(_double(inputs) ** 2)) if inputs is not None else np.nan
             layer = Layer(
                 name=name,
@@ -133,21 +139,25 @@ class Model(NamedTuple):
                 bias=_double(leaves["bias"][0]) if leaves.get("bias") else None,
                 fan_in=fan_in,
                 power=power,
-                coverage=_received(module, own, inputs, fan_in) / power if power else 1.0,
-                shape=value.shape,
-                entering=_double(base.value),
+                coverage=coverage / power if power else 1.0,
+                units=math.prod(features),
+                entering=_double(base.value).reshape(-1, math.prod(features)),
                 function=function,
                 activation=activation,
                 direct=base is output,
-                source=next((place for place, each in enumerate(after) if entrance and _same(entrance, each)), None),
+                source=next((place for place, each in enumerate(after) if _same(entrance, each)), None),
                 sole=len(output.uses) == 1,
+                transformed=transformed,
             )
             made.append(layer)
             after.append(signal)
         return made
 
-    def gradients(self, loss: Callable[[Any], jax.Array]) -> list[np.ndarray]:
-        """Return the gradient of a loss of the model's output by the output of each layer, in the order of calls."""
+    def gradients(self, loss: Callable[[Any], jax.Array]) -> tuple[list[np.ndarray], Any, jax.Array]:
+        """Return the gradient of a loss by the output of each layer, in the order of calls, the output, and the loss.
+
+        The loss is a function of the output of the model.
+        """
         shapes: list[Any] = []
 
         def note(number: int, module: linen.Module, output: Any) -> Any:
@@ -157,10 +167,12 @@ class Model(NamedTuple):
         jax.eval_shape(lambda inputs: self.output(self.variables, inputs, note), self.inputs)
         shifts = [jnp.zeros(each.shape, each.dtype) for each in shapes]
 
-        def shifted(shifts: list[jax.Array]) -> jax.Array:
-            return loss(self.output(self.variables, self.inputs, lambda number, _, output: output + shifts[number]))
+        def shifted(shifts: list[jax.Array]) -> tuple[jax.Array, Any]:
+            output = self.output(self.variables, self.inputs, lambda number, _, output: output + shifts[number])
+            return loss(output), output
 
-        return [_double(each) for each in jax.grad(shifted)(shifts)]
+        (value, output), slopes = jax.value_and_grad(shifted, has_aux=True)(shifts)
+        return [_double(each) for each in slopes], output, value
 
 
 def _marked(name: str, value: Any) -> Any:
@@ -179,11 +191,16 @@ def _origin(mark: str) -> int | None:
     return int(mark.split()[-2]) if mark.startswith(MARK) and mark.endswith("out") else None
 
 
-def _following(output: Base, found: Program) -> tuple[Signal, str, Activation | None]:
+def _following(output: Base, found: Program, features: tuple[int, ...]) -> tuple[Signal, str, Activation | None]:
     """What a layer's output goes into, directly or after normalisation and the like; itself if into no activation."""
-    width = output.value.shape[-1]
+    # Of as many dimensions: a statistic of layer normalisation may happen to have as long a last one.
+    rank = output.value.ndim
     later = [base for base in found.bases if base.origin == output.origin and not base.direct]
-    later = [base for base in later if np.ndim(base.value) > 1 and base.value.shape[-1] == width]
+    later = [
+        base
+        for base in later
+        if np.ndim(base.value) == rank > 1 and base.value.shape[rank - len(features) :] == features
+    ]
     for base in (output, *sorted(later, key=lambda base: -base.value.size)):
         for signal in base.uses:
             known = activation_of(signal.function, signal.name) if signal.function else None
@@ -194,7 +211,7 @@ def _following(output: Base, found: Program) -> tuple[Signal, str, Activation | 
 
 def _received(module: linen.Module, own: Mapping[str, tuple[int, ...]], inputs: Any, fan_in: int) -> float:
     """The mean square of the inputs as the connections of a unit see it: what weights of 1/fan_in make of squares."""
-    if inputs is None or type(module).__name__ not in LINEAR or not set(own) <= {"kernel", "bias"}:
+    if inputs is None or not _linear(module, own):
         return float("nan")
     if type(module).__name__ in {"Dense", "DenseGeneral"}:  # no padding
         return float(np.mean(_double(inputs) ** 2))
@@ -202,8 +219,23 @@ def _received(module: linen.Module, own: Mapping[str, tuple[int, ...]], inputs: 
     return float(np.mean(_double(module.apply({"params": even}, inputs**2))))
 
 
-def _same(inputs: Signal, activations: Signal) -> bool:
-    return (inputs.base, inputs.function) == (activations.base, activations.function)
+def _linear(module: linen.Module, own: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether it is one of Flax's linear modules; one of the same name may do anything."""
+    kind = type(module)
+    return kind.__name__ in LINEAR and kind.__module__.startswith("flax.linen") and set(own) <= {"kernel", "bias"}
+
+
+def _makes(module: linen.Module, raw: Mapping[str, Any], inputs: Any, output: jax.Array) -> bool:
+    """Whether the parameters as they are make the output; true where either is not finite."""
+    found, expected = _double(module.apply({"params": raw}, inputs)), _double(output)
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return True
+    error = float(jnp.finfo(output.dtype).eps) ** 0.5  # far above rounding, far below what a transformation does
+    return bool(np.abs(found - expected).max() <= error * np.abs(expected).max())
+
+
+def _same(inputs: Any, activations: Signal) -> bool:
+    return isinstance(inputs, Signal) and (inputs.base, inputs.function) == (activations.base, activations.function)
 
 
 def _given(name: str, activation: Any) -> tuple[str, Activation]:
@@ -220,8 +252,13 @@ def _given(name: str, activation: Any) -> tuple[str, Activation]:
 
 
 def _fan_in(module: linen.Module, shape: tuple[int, ...]) -> int:
+    return math.prod(shape[: -_axes(module)])
+
+
+def _axes(module: linen.Module) -> int:
+    """The number of dimensions that the features of a module take, more than one for DenseGeneral((heads, size))."""
     features = getattr(module, "features", None)
-    return math.prod(shape[: -len(features)] if isinstance(features, tuple) else shape[:-1])
+    return len(features) if isinstance(features, (tuple, list)) and len(features) else 1
 
 
 def _entry(tree: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:

@@ -88,6 +88,17 @@ def random_stack(
     return Stack(*(jnp.sqrt(variance) * part for variance, part in zip(variances, drawn, strict=True)))
 
 
+def key_at(key: Array, *place: Array | float) -> Array:
+    """Return a key of its own for these numbers: points of a plane that share weights would share their errors.
+
+    The numbers may be traced; they are taken in single precision.
+    """
+    for number in place:
+        bits = jax.lax.bitcast_convert_type(jnp.asarray(number, jnp.float32), jnp.uint32)
+        key = jax.random.fold_in(key, bits)
+    return key
+
+
 def centred(variance: Array | float, *, per_input: bool, uniform: bool = False) -> Callable:
     """Return the initialiser N(0, variance), `per_input` N(0, variance / fan_in); the variance may be traced.
 

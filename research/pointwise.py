@@ -185,17 +185,23 @@ def activation_of(function: Callable[[jax.Array], jax.Array], name: str = "") ->
     """Return the name and the activation that a pointwise function of JAX is, in double precision; None if it is none.
 
     One of `research.oracles.activations` where it agrees with it, else one of its own, whose range and kinks are
-    looked for. An activation is finite everywhere, not affine, and grows at most linearly: squares, exponentials and
-    reciprocal roots, which normalisation and softmax consist of, are none.
+    looked for. An activation is finite everywhere, not affine, passes gradients, and grows at most linearly: squares,
+    exponentials and (reciprocal) roots, which normalisation and softmax consist of, are none, nor are comparisons,
+    steps and rounding.
     """
-    # Not compiled: a network applies the same few operations in every layer.
-    value = _double(function)
     grid, far = np.linspace(-8.0, 8.0, 129), np.array([-1e6, -1e3, 1e3, 1e6])
     try:
-        near, ends = np.split(value(np.concatenate([grid, far])), [129])
+        with jax.enable_x64(True):  # not compiled: a network applies the same few operations in every layer
+            values = function(jnp.asarray(np.concatenate([grid, far])))
     except TypeError:  # bitwise operations on booleans alone, say
         return None
+    if not _floating(values.dtype):  # a comparison
+        return None
+    near, ends = np.split(np.asarray(values, float), [129])
     if not (np.isfinite(near).all() and np.isfinite(ends).all() and np.abs(ends).max() <= 1e8):
+        return None
+    # sqrt(max(x, 0) + ε) or its reciprocal, that divide by a deviation: from 10³ to 10⁶ by a factor of 10^±1.5.
+    if np.ptp(near[grid <= 0]) == 0 and min(ends[2:]) > 0 and abs(abs(np.log10(ends[3] / ends[2])) - 1.5) < 1e-3:
         return None
     one, zero = near[grid == 1.0], near[grid == 0.0]
     if np.abs(near - zero - (one - zero) * grid).max() <= 1e-5 * np.abs(near).max():
@@ -212,6 +218,8 @@ def activation_of(function: Callable[[jax.Array], jax.Array], name: str = "") ->
         _double(jax.jit(function)),
         _double(jax.jit(lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),))[1])),
     )
+    if not slope(grid + 1 / 256).any():  # rounding, a step
+        return None
     low, high = (_bound(ends, near, sign) for sign in (-1, 1))
     return name or "unnamed", Activation(value, slope, low, high, _kinks(slope))
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
+from research.oracles.activations import Activation
 from research.oracles.batch_norm import gradient_growth
 
 
@@ -11,6 +13,14 @@ def test_closed_forms():
     assert gradient_growth("linear", 8) == pytest.approx(1.2)
     assert gradient_growth("tanh", 100) == pytest.approx(1.1778, abs=1e-4)
     assert gradient_growth("sigmoid", 100) == pytest.approx(1.0336, abs=1e-4)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
+def test_an_activation_of_ones_own(shift):
+    shifted = Activation(lambda u: np.maximum(u + shift, 0), lambda u: (u > -shift) * 1.0, 0.0, bends=(-shift,))
+    on, density = norm.cdf(shift), norm.pdf(shift)
+    mean, square = shift * on + density, (shift**2 + 1) * on + shift * density
+    assert gradient_growth(shifted, 1000) == pytest.approx(on / (square - mean**2), rel=1e-9)
 
 
 @pytest.mark.parametrize(("activation", "batch"), [("linear", 8), ("linear", 12), ("relu", 200)])

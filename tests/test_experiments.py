@@ -60,6 +60,7 @@ ORACLES = {
     "gradient_tails": "mean_square_law",
     "saturation_budget": "resting_weight",
     "efficient_backprop": "asymptotic_weight",
+    "lecun_initialization": "mean_field",
     "cost_functions": "half_time",
     "mirror_descent": "minimum_power_norm",
     "schatten_decay": "resting_sizes",

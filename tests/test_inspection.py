@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -136,13 +137,65 @@ def test_a_diverged_network_is_never_healthy(bad, network):
     diverged = jax.tree.map(lambda leaf: leaf, network[1])
     diverged["params"]["Dense_1"]["kernel"] = diverged["params"]["Dense_1"]["kernel"].at[0, 0].set(bad)
     report = reported(Network(activation="relu"), diverged)
-    assert report.remarks[0] == "gradient not finite"
+    assert report.remarks[0] == "parameter Dense_1/kernel not finite"
     assert (report.remarks[1:] == "not finite").all()
     for name in set(report.data_vars) - COUNTED - {"bias_variance", "weight_variance"}:
         assert np.isnan(report[name][1:]).all(), name
     assert not np.isfinite(report.weight_variance[1])
     lines = table(report).splitlines()[3:]
     assert all("NaN" in line and "%" not in line for line in lines)
+
+
+class Computed(nn.Module):
+    """A module that does what a function of its inputs and modules does."""
+
+    body: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        return self.body(self, x)
+
+
+ACTOR = Computed(
+    lambda self, x: (nn.Dense(2)(nn.relu(nn.Dense(9)(x))), jnp.exp(self.param("log_std", nn.initializers.zeros, (2,))))
+)
+STATES = Computed(lambda self, x: nn.Dense(2)(nn.relu(nn.BatchNorm(use_running_average=False)(nn.Dense(9)(x)))))
+BROKEN = {
+    "parameter log_std not finite": (ACTOR, "params", "log_std", None),
+    "batch_stats BatchNorm_0/mean not finite": (STATES, "batch_stats", "BatchNorm_0", None),
+    "output not finite": (Computed(lambda self, x: jnp.log(nn.relu(nn.Dense(9)(x)))), None, None, None),
+    "loss not finite": (ACTOR, None, None, lambda output: jnp.inf * output[0].sum() ** 2),
+}
+
+
+@pytest.mark.parametrize("remark", BROKEN)
+def test_what_is_broken_beside_the_layers_is_named_at_each_of_them(remark):
+    model, kind, name, loss = BROKEN[remark]
+    variables = started(model)
+    if kind:
+        variables[kind][name] = jax.tree.map(lambda leaf: leaf * jnp.nan, variables[kind][name])
+    report = reported(model, variables, loss=loss)
+    assert all(said.startswith(remark) for said in report.remarks.values)
+    assert np.isnan(report.gradient).all()
+    assert np.isnan(report.gradient_theory).all()
+    assert all("NaN" in line for line in table(report).splitlines()[2:])
+
+
+@pytest.mark.parametrize("activation", ["relu6", "leaky_relu"])
+def test_what_is_healthy_passes_without_remark(activation):
+    # Of inputs with a mean, that leave many a unit negative throughout.
+    inputs = 0.1 * INPUTS + 1 if activation == "leaky_relu" else INPUTS
+    report = reported(Network((100, 5), activation, scale=2.0), None, inputs)
+    assert not any("dead" in said or "saturated" in said for said in report.remarks.values)
+    if activation == "leaky_relu":
+        assert (report.saturated[:-1] == 0).all()
+        assert (report.dead[:-1] == 0).all()
+
+
+def test_no_gradient_is_said(network):
+    model, variables, _ = network
+    report = reported(model, variables, loss=lambda output: 0 * output.sum())
+    assert (report.remarks == "no gradient").all()
 
 
 def test_normalisation_skip_connections_and_state_do_not_hide_the_activations():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import FullyConnected, centred, matrix_product, random_stack, uniform_start
+from research.models import FullyConnected, centred, key_at, matrix_product, random_stack, uniform_start
 
 KEY = jax.random.key(0)
 
@@ -102,3 +102,11 @@ def test_a_stack_has_the_variances_asked_for():
     stack = random_stack(KEY, 40, 90, 5, 70, 2.0, 0.3)
     for part, variance in zip(stack, (2 / 40, 2 / 90, 0.3, 2 / 90), strict=True):
         assert float(jnp.var(part)) == pytest.approx(variance, rel=5 * (2 / part.size) ** 0.5)
+
+
+def test_a_place_has_a_key_of_its_own():
+    places = [(0.5, 1.0), (0.5, 1.0), (0.25, 1.0), (1.0, 0.5), (0.5, 1.5)]
+    keys = [key_at(KEY, *place) for place in places] + [jax.jit(key_at)(KEY, 0.5, 1.0)]
+    drawn = [float(jax.random.normal(key)) for key in keys]
+    assert drawn[0] == drawn[1] == drawn[-1]
+    assert len(set(drawn)) == 4

@@ -88,8 +88,8 @@ def test_what_is_not_finite_is_never_healthy():
         values = jnp.zeros((4, 3)).at[1, 2].set(bad)
         assert jnp.isnan(saturation.never_active_share(values))
         assert jnp.isnan(saturation.vanished_share(values))
-        assert not jnp.isfinite(saturation.mean_saturation(values, -1.0, 1.0))
-        assert not jnp.isfinite(saturation.binned_saturation(values, -1.0, 1.0, 10))
+        assert jnp.isnan(saturation.mean_saturation(values, -1.0, 1.0))
+        assert jnp.isnan(saturation.binned_saturation(values, -1.0, 1.0, 10))
 
 
 def test_a_dead_unit_is_active_on_no_sample():

@@ -40,6 +40,11 @@ def test_unknown_activations_have_their_values_slopes_ranges_and_kinks_found():
     assert np.isfinite(saturation(clipped, 2.0))  # certified, since quadrature knows the kinks
 
 
-@pytest.mark.parametrize("function", [jnp.square, jnp.exp, jax.lax.rsqrt, lambda x: 3 * x + 1, jnp.zeros_like])
-def test_what_normalisation_and_softmax_consist_of_is_no_activation(function):
+STEPS = [lambda x: x > 0, jnp.round, jnp.sign, lambda x: (x > 0.1) * 1.0]
+ROOTS = [lambda x: jax.lax.rsqrt(jnp.maximum(x, 0) + 1e-6), lambda x: jnp.sqrt(jax.nn.relu(x) + 1e-3)]
+PARTS = [jnp.square, jnp.exp, jax.lax.rsqrt, lambda x: 3 * x + 1, jnp.zeros_like]
+
+
+@pytest.mark.parametrize("function", [*PARTS, *ROOTS, *STEPS])
+def test_what_normalisation_softmax_and_rounding_consist_of_is_no_activation(function):
     assert activation_of(function) is None

@@ -94,6 +94,16 @@ def test_percentiles_by_hand():
     np.testing.assert_allclose(percentiles(jnp.array([0.0, 1.0]), (25.0,)), [0.25])
 
 
+def test_low_precision_and_large_numbers_are_read_alike():
+    outputs = drawn(20_000)
+    expected = np.percentile(outputs, (2.0, 98.0))
+    np.testing.assert_allclose(percentiles(jnp.asarray(outputs, jnp.bfloat16), (2.0, 98.0)), expected, rtol=0.01)
+    assert gradient_norms([jnp.full(10**6, 1e-2, jnp.float16)])[0] == pytest.approx(10, rel=1e-3)
+    assert effective_rank(jnp.full(5, 8e37, jnp.float32)) == pytest.approx(5)  # their sum overflows
+    assert np.isnan(effective_rank(jnp.zeros(3)))
+    assert np.isnan(effective_rank(jnp.array([1.0, np.inf])))
+
+
 def test_gradient_norms_by_hand_and_where_squares_underflow():
     layers = [{"kernel": jnp.array([[3.0], [0.0]]), "bias": jnp.array([-4.0])}, jnp.zeros(3), [jnp.array(2.0)]]
     np.testing.assert_allclose(gradient_norms(layers), [5.0, 0.0, 2.0])

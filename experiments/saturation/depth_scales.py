@@ -29,7 +29,7 @@ from matplotlib import colormaps
 from research import plots
 from research.experiment import Experiment, Finding
 from research.labels import averaged, lift, select
-from research.models import centred
+from research.models import centred, key_at
 from research.oracles.mean_field import correlation_path, edge_of_chaos, mean_field, variance_path
 from research.statistics import over_seeds, slope_within
 
@@ -63,8 +63,7 @@ def simulate(
     the squared gradient at a layer over that at the next, both means over networks; 1 in the last layer. "uniform"
     weights lie between ±σ_w/√N.
     """
-    place = jax.lax.bitcast_convert_type(jnp.asarray(weight_scale + 64 * bias_scale, jnp.float32), jnp.uint32)
-    start_key, end_key, *keys = jax.random.split(jax.random.fold_in(key, place), depth + 1)
+    start_key, end_key, *keys = jax.random.split(key_at(key, weight_scale, bias_scale), depth + 1)
     kernel = centred(weight_scale**2, per_input=True, uniform=initialization == "uniform")
     bias = centred(bias_scale**2, per_input=False)
     inputs = jnp.sqrt(first) * jax.random.normal(start_key, (draws, 2, width))

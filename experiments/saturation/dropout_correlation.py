@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.experiment import Experiment, Finding
 from research.labels import averaged, lift, per_seed, select, table
-from research.models import centred
+from research.models import centred, key_at
 from research.oracles.mean_field import correlation_path, mean_field
 from research.statistics import over_seeds
 
@@ -68,9 +68,7 @@ def simulate(
     `shared` 1 gives all inputs one mask; `rectified` 1 is ReLU, 0 tanh. The first layer has variance 1. What grows is
     the mean square of pre-activations, and of a small perturbation behind one mask; 1 in the last layer.
     """
-    place = jnp.asarray(weight_scale + 8 * keep + 64 * shared, jnp.float32)
-    place = jax.lax.bitcast_convert_type(place, jnp.uint32)
-    input_key, layer_key = jax.random.split(jax.random.fold_in(key, place))
+    input_key, layer_key = jax.random.split(key_at(key, weight_scale, keep, shared))
     kernel = centred(weight_scale**2, per_input=True, uniform=initialization == "uniform")
     bias = centred(bias_variance, per_input=False)
     function = lambda u: jnp.where(rectified > 0, jax.nn.relu(u), jnp.tanh(u))
@@ -184,16 +182,17 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             )
             add(what, (0.9, 1.1), speed(dataset, chosen))
     if bool(critical.any()):
-        what = "tanh, σ_w² = ρ × that of the edge: ln of the growth of squared gradients a layer"
+        what = "tanh, σ_w² = ρ × that of the edge: ln of the growth a layer of squared perturbations (χ_1)"
         add(what, (-0.02, 0.02), mean(dataset.gradient_slope, critical))
     one = cells(dataset, rectified=0.0, shared=1.0) & (abs(dataset.chi - 1) < 1e-3)
     if bool(one.any()):
-        place = max(2, width // 10)
+        place = min(depth, max(2, width // 10))
         seen, theory = (dataset[name].sel(layer=place) for name in ("apart_other", "path_other"))
         what = f"one mask, σ_w² = ρ × that of the edge: 1 − c in layer {place}, over that of the edge without dropout"
-        allowed = 5 * place / width
+        # ln(1 − c) has variance near 5/N a layer in one network, and may be off by 1/N a layer in the mean
+        networks = int(dataset.draws.min()) * int(one.sum()) * dataset.sizes["seed"]
+        allowed = 3 * (5 * place / width / networks) ** 0.5 + place / width
         add(what, (1 - allowed, 1 + allowed), mean(seen / theory, one))
-        add("one mask: 1 − c of two equal inputs", (0.0, 1e-6), mean(dataset.apart_equal.max("layer"), one))
     relu = cells(dataset, rectified=1.0)
     if bool(relu.any()):
         error = ((6 / float(dataset.keep.min()) - 1) / (width * int(dataset.draws.min()) * (depth - 1))) ** 0.5
@@ -287,7 +286,11 @@ experiment = Experiment(
     draw=draw,
     design={"seeds": 8, NAMES: networks(SCALES, KEEPS, (1.0, 0.9, 0.6))},
     smoke={"seeds": 2, NAMES: networks((1.1, EDGE, 2.0), (1.0, 0.8), (0.8,)), "depth": 16},
-    paper={"seeds": 16, NAMES: networks(tuple(np.linspace(0.8, 3.0, 23)), KEEPS, (1.0, 0.9, 0.6)), "width": 1000},
+    paper={
+        "seeds": 16,
+        NAMES: networks((EDGE, *np.linspace(0.8, 3.0, 23).tolist()), KEEPS, (1.0, 0.9, 0.6)),
+        "width": 1000,
+    },
     control={"initialization": "uniform"},
     precision="float32",
 )

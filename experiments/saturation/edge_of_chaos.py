@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.experiment import Experiment, Finding
 from research.labels import averaged, lift, per_seed, select, table
-from research.models import centred
+from research.models import centred, key_at
 from research.oracles.finite_width import finite_width
 from research.oracles.mean_field import edge_of_chaos, mean_field, variance_path
 from research.statistics import Estimate, every_seed, over_seeds
@@ -61,9 +61,7 @@ def simulate(
     `growth` is what the next layer multiplies the mean square of a small perturbation by, for the mean of networks and
     inputs; 1 in the last layer. "uniform" weights lie between ±√(σ_w²/N) and have a third of the variance.
     """
-    # Points of the plane must not share their weights: their errors would be the same.
-    place = jax.lax.bitcast_convert_type(jnp.asarray(weight_variance + 64 * bias_variance, jnp.float32), jnp.uint32)
-    start_key, *keys = jax.random.split(jax.random.fold_in(key, place), depth)
+    start_key, *keys = jax.random.split(key_at(key, weight_variance, bias_variance), depth)
     kernel = centred(weight_variance, per_input=True, uniform=initialization == "uniform")
     bias = centred(bias_variance, per_input=False)
     sums = jnp.sqrt(first) * jax.random.normal(start_key, (draws, 2, width))

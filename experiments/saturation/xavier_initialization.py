@@ -12,8 +12,9 @@ equations 5, 6 and 14 to 16, section 4.2.1, figures 6 to 8.
 Departure: Gaussian inputs in place of Shapeset images, of variance 1 or 1/4; every layer is square; the gradients start
 as noise of variance 1 at the last hidden layer, drawn for each sample, in place of a softmax. Theory takes the slopes
 into account that the paper sets to 1: the variance of the recursion, gain·E φ'² for gradients, and for singular values
-the free product of `research.oracles.layer_jacobian`. For slope 1 the mean is 8/(3π)·√(n Var W), 0.849 and 0.490: the
-measured numbers are the quarter circle's. The three quantities that the paper equates are three different ones.
+the free product of `research.oracles.layer_jacobian`. For slopes near 1 the mean is 8/(3π)·√(n Var W), 0.849 and
+0.490: there the measured numbers are the quarter circle's. The three quantities that the paper equates are three
+different ones.
 
 Bands: n·S squares of variance 2 to 5 (S samples, as many for tanh as for the sharper ReLU) put 4.5 standard errors on a
 root mean square, and the common weights of all samples O(1/n). The mean singular value of a square matrix is low by
@@ -72,6 +73,8 @@ def simulate(
     Weights are uniform, n·Var W = `gain`: 1/3 standard, 1 normalised. With `bound` "deviation" they lie between
     ±√(gain/n) instead, whose variance is a third of that. Weight gradients are those of one sample.
     """
+    if depth < 2:
+        raise ValueError(f"depth is {depth}; it takes at least 2 layers, a last one and one to compare with it")
     # The whole is one draw, which compiles faster than three; erf(z/√2) is uniform between ±1.
     drawn = jax.random.normal(key, (depth * width + 2 * samples, width))
     reach = jnp.sqrt(gain * (3.0 if bound == "variance" else 1.0) / width)

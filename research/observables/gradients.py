@@ -12,7 +12,7 @@ def gradient_norms(layers: Sequence[PyTree] | Mapping[str, PyTree]) -> Float[Arr
 
     What Glorot & Bengio 2010 (section 4.2, figures 7 and 9) compare between layers, as one number each. `layers` is a
     sequence, in the order of the layers: JAX sorts a dict by name, with layer 10 before layer 2. Norms below the
-    square root of the smallest number of the precision are kept. NaN where an entry is not finite.
+    square root of the smallest number of the precision are kept. In float32 at least. NaN where an entry is not finite.
     Raises ValueError for a dict, no layers, and a layer without arrays.
     """
     if isinstance(layers, Mapping) or not len(layers):
@@ -23,6 +23,7 @@ def gradient_norms(layers: Sequence[PyTree] | Mapping[str, PyTree]) -> Float[Arr
 def _norm(place: int, arrays: list[Array]) -> Array:
     if not sum(array.size for array in arrays):
         raise ValueError(f"layers has no entries at place {place}; it takes arrays there")
+    arrays = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays]  # a sum of many
     # Scaled by the largest entry, since gradients that vanish in deep networks have squares that underflow.
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(array)) for array in arrays if array.size]))
     unit = jnp.where(largest > 0, largest, 1)

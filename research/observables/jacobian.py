@@ -12,7 +12,7 @@ def jacobian_singular_values(
 ) -> Float[Array, "sample mode"]:
     """Return the singular values of the Jacobian of outputs by inputs at each sample, the largest first.
 
-    All equal to 1 is dynamical isometry (Saxe, McClelland & Ganguli 2014, arXiv 1312.6120, section 3; Pennington,
+    All equal to 1 is dynamical isometry (Saxe, McClelland & Ganguli 2014, arXiv 1312.6120; Pennington,
     Schoenholz & Ganguli 2017, arXiv 1711.04735, equation 1). `network` maps one input, a vector, to an output of any
     shape; where samples interact, as under batch normalisation in training, this is not defined. NaN for samples at
     which the Jacobian is not finite.

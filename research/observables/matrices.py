@@ -9,5 +9,6 @@ def effective_rank(singular_values: Float[Array, "mode"]) -> Float[Array, ""]:
 
     NaN where all are zero, or one is not finite. Roy & Vetterli 2007, "The effective rank".
     """
-    shares = singular_values / jnp.sum(singular_values)
+    parts = singular_values / jnp.max(singular_values)  # the sum of large ones may overflow
+    shares = parts / jnp.sum(parts)
     return jnp.exp(-jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), shares)))

@@ -29,12 +29,13 @@ def binned_saturation(outputs: Float[Array, "..."], low: float, high: float, bin
     scaled = _scaled(outputs, low, high).reshape(-1)
     place = jnp.clip(jnp.floor((scaled + 1) / 2 * bins), 0, bins - 1)
     sums = jnp.zeros(bins, scaled.dtype).at[place.astype(int)].add(scaled)
-    return jnp.sum(jnp.abs(sums)) / scaled.size
+    return _known(jnp.sum(jnp.abs(sums)) / scaled.size, scaled)
 
 
 def mean_saturation(outputs: Float[Array, "..."], low: float, high: float) -> Float[Array, ""]:
     """Return the mean of |g'|: what φ_B is for every even B, and tends to for the odd ones. NaN as there."""
-    return jnp.mean(jnp.abs(_scaled(outputs, low, high)))
+    scaled = _scaled(outputs, low, high)
+    return _known(jnp.mean(jnp.abs(scaled)), scaled)
 
 
 def share_beyond(outputs: Float[Array, "..."], low: float, high: float, threshold: float) -> Float[Array, ""]:
@@ -87,4 +88,8 @@ def _scaled(outputs: Array, low: float, high: float) -> Array:
 
 def _share(hits: Array, of: Array) -> Array:
     """The share of hits, written so that a diverged network (NaN <= 0 is False) does not pass for a healthy one."""
-    return jnp.where(jnp.all(jnp.isfinite(of)), jnp.mean(hits, dtype=of.dtype), jnp.nan)
+    return _known(jnp.mean(hits, dtype=of.dtype), of)
+
+
+def _known(measure: Array, of: Array) -> Array:
+    return jnp.where(jnp.all(jnp.isfinite(of)), measure, jnp.nan)

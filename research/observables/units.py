@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 def dead_share(slopes: Float[Array, "sample unit"], threshold: float = 0.0) -> Float[Array, ""]:
     """Return the share of units whose slope φ'(u), in absolute value, is at most `threshold` on every sample.
 
-    For ReLU and a threshold of 0 these are the dead ones (Lu et al. 2019, arXiv 1903.06733, section 2: the output is
+    For ReLU and a threshold of 0 these are the dead ones (Lu et al. 2019, arXiv 1903.06733: the output is
     constant on all samples); for bounded activations units frozen in saturation. They learn nothing from these samples.
     NaN where a slope is not finite. Raises ValueError for a negative threshold.
     """

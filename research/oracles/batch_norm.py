@@ -6,12 +6,12 @@ standard Gaussian vector without its mean, of squared length v·χ²_(B-1), wher
 """
 
 from research.oracles import inputs
-from research.oracles.activations import named
+from research.oracles.activations import Activation, named
 from research.oracles.gaussian import FINER, ORDER, gaussian_expectation
 from research.oracles.mean_field import RESIDUAL_BOUND
 
 
-def gradient_growth(activation: str, batch: int) -> float:
+def gradient_growth(activation: str | Activation, batch: int) -> float:
     """Return the factor by which squared gradients grow a layer towards the input; normalisation before the activation.
 
     For "linear" (B - 2)/(B - 3) at batch size B > 3: back through the normalisation a gradient loses its part along the
