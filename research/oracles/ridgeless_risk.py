@@ -97,10 +97,11 @@ def ridge_risk(
     degrees = lambda kappa, power: gamma * float(shares @ (s / (s + kappa)) ** power)
     excess = lambda kappa: kappa * (1 - degrees(kappa, 1)) - strength
     kappa = 0.0
+    strength = strength if strength > 1e-100 else 0.0  # below it, residuals are lost to the least numbers
     if strength > 0 or gamma > 1:
         # κ − λ = κ d₁ lies between 0 and γ Σ share · s; without λ, κ = 0 is the other root of the equation.
         lowest = strength if strength > 0 else s.min() * (gamma - 1) * (1 - 1e-12)
-        kappa = brentq(excess, lowest, strength + 2 * gamma * (shares @ s), xtol=1e-300, rtol=1e-14)
+        kappa = brentq(excess, lowest, strength + 2 * gamma * (shares @ s), xtol=1e-300, rtol=1e-14, maxiter=2000)
         if abs(excess(kappa)) > RESIDUAL_BOUND * (kappa + strength):
             return float("nan")
     left = 1 - degrees(kappa, 2)
