@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import FullyConnected, centred, key_at, matrix_product, random_stack, uniform_start
+from research.models import (
+    FullyConnected,
+    centred,
+    critical,
+    key_at,
+    matrix_product,
+    orthogonal_factor,
+    random_stack,
+    uniform_start,
+)
+from research.oracles.mean_field import mean_field
 
 KEY = jax.random.key(0)
 
@@ -110,3 +120,26 @@ def test_a_place_has_a_key_of_its_own():
     drawn = [float(jax.random.normal(key)) for key in keys]
     assert drawn[0] == drawn[1] == drawn[-1]
     assert len(set(drawn)) == 4
+
+
+@pytest.mark.parametrize("q", [0.05, 0.57005, 2.0])
+def test_the_edge_of_chaos_is_critical_and_rests_at_its_variance(q):
+    with jax.enable_x64(True):
+        edge = jax.jit(lambda q: critical(jnp.tanh, q))(q)
+    field = mean_field("tanh", float(edge.weight_variance), float(edge.bias_variance))
+    assert field.chi == pytest.approx(1, abs=5e-5)
+    assert field.q == pytest.approx(q, rel=1e-4)
+    assert float(edge.weight_variance * edge.output + edge.bias_variance) == pytest.approx(q)
+
+
+def test_a_rectifier_is_critical_at_twice_the_weight_variance():
+    edge = critical(jax.nn.relu, 1.0)
+    assert float(edge.weight_variance) == pytest.approx(2, rel=1e-5)
+    assert float(edge.bias_variance) == pytest.approx(0, abs=1e-5)
+
+
+def test_an_orthogonal_factor_is_uniform():
+    """Orthogonal, and without the signs of LAPACK's convention: the mean of a diagonal entry is zero."""
+    factors = np.asarray(orthogonal_factor(jax.random.normal(KEY, (4000, 3, 3))))
+    np.testing.assert_allclose(factors @ factors.swapaxes(1, 2), np.tile(np.eye(3), (4000, 1, 1)), atol=1e-5)
+    np.testing.assert_allclose(factors.mean(axis=0), 0, atol=4 / (3 * 4000) ** 0.5)

@@ -7,7 +7,7 @@ import xarray as xr
 
 from research.experiment import Finding
 from research.labels import arms, at_step, per_seed, select
-from research.statistics import every_seed, over_seeds, share, slope
+from research.statistics import every_seed, median, over_seeds, share, slope
 
 
 def cells(dataset: xr.Dataset, **conditions: Any) -> list[xr.Dataset]:
@@ -122,4 +122,4 @@ def order_findings(ends: list[xr.Dataset]) -> list[Finding]:
     rates = np.log([float(cell.learning_rate) for cell in alike[0]])
     away = np.stack([np.log(np.abs(np.log(per_seed(cell.plain_ratio)))) for cell in alike[0]], axis=1)
     what = f"{len(rates)} cells of equal η²t/B: slope of ln|ln(h/prediction without F)| on ln η (neither 0 nor 2)"
-    return [Finding.of(what, (0.5, 1.5), over_seeds(slope(rates, away), np.median))]
+    return [Finding.of(what, (0.5, 1.5), median(slope(rates, away)))]

@@ -37,6 +37,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.experiment import Experiment, Finding
 from research.labels import averaged, lift, per_seed, select, table
+from research.models import critical, orthogonal_factor
 from research.oracles.isometry import jacobian_spread, largest_singular_value
 from research.statistics import Estimate, every_seed, over_seeds, slope
 
@@ -67,32 +68,21 @@ def simulate(
     Of A = JJᵀ: tr A/N, its square, and tr A²/N, means over the draws; the last layer's singular values are those of the
     first. The input has the variance that belongs to q, times `start`.
     """
-    # σ_w² E φ'² = 1 and σ_w² E φ² + σ_b² = q, by Gauss–Hermite quadrature.
-    nodes, shares = np.polynomial.hermite_e.hermegauss(80)
     function = FUNCTIONS[activation]
-    expected = lambda values: jnp.asarray(shares / shares.sum(), values.dtype) @ values**2
-    u = jnp.sqrt(q) * jnp.asarray(nodes, jnp.float32)
-    outputs, slopes = jax.jvp(function, (u,), (jnp.ones_like(u),))
-    weight_variance, output = 1 / expected(slopes), expected(outputs)
-    bias_variance = jnp.maximum(q - weight_variance * output, 0.0)
-
+    edge = critical(function, q)
     # The whole is one draw, which compiles faster than several.
     drawn = jax.random.normal(key, (draws, depth * width + depth + 1, width))
     weights = drawn[:, : depth * width].reshape(draws, depth, width, width)
-    if orthogonal:  # the signs make it uniform over the orthogonal group (Mezzadri 2007)
-        weights, upper = jnp.linalg.qr(weights)
-        weights *= jnp.sign(jnp.diagonal(upper, axis1=2, axis2=3))[:, :, None, :]
-    else:
-        weights /= width**0.5
-    biases = jnp.sqrt(bias_variance) * drawn[:, depth * width : -1]
-    inputs = jnp.sqrt(start * output) * drawn[:, -1]
+    weights = orthogonal_factor(weights) if orthogonal else weights / width**0.5
+    biases = jnp.sqrt(edge.bias_variance) * drawn[:, depth * width : -1]
+    inputs = jnp.sqrt(start * edge.output) * drawn[:, -1]
 
     def layer(carry: tuple, given: tuple) -> tuple:
         outputs, jacobian = carry
         W, b = given
-        sums = jnp.sqrt(weight_variance) * jnp.einsum("dmn,dn->dm", W, outputs) + b
+        sums = jnp.sqrt(edge.weight_variance) * jnp.einsum("dmn,dn->dm", W, outputs) + b
         outputs, slopes = jax.jvp(function, (sums,), (jnp.ones_like(sums),))
-        jacobian = jnp.sqrt(weight_variance) * slopes[:, :, None] * (W @ jacobian)
+        jacobian = jnp.sqrt(edge.weight_variance) * slopes[:, :, None] * (W @ jacobian)
         gram = jacobian @ jacobian.swapaxes(1, 2)
         mean = jnp.mean(jnp.sum(jacobian**2, axis=2), axis=1)
         seen = jnp.mean(mean), jnp.mean(mean**2), jnp.sum(gram**2) / (draws * width)

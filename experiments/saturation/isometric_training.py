@@ -32,6 +32,7 @@ from research import plots
 from research.dynamics import Run, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
 from research.labels import averaged, largest, lift, select, sound
+from research.models import critical, orthogonal_factor
 from research.oracles.isometry import jacobian_spread
 from research.statistics import Estimate, crossing, every_seed
 
@@ -66,28 +67,21 @@ def simulate(
     inputs *= (width / np.sum(inputs**2, axis=1, keepdims=True)) ** 0.5
     X, y = jnp.asarray(inputs, float), jnp.asarray(labels)
     function = FUNCTIONS[activation]
-    # σ_w² E φ'² = 1 and σ_w² E φ² + σ_b² = q, by Gauss–Hermite quadrature.
-    nodes, shares = np.polynomial.hermite_e.hermegauss(80)
-    expected = lambda values: jnp.asarray(shares / shares.sum(), values.dtype) @ values**2
-    u = jnp.sqrt(q) * jnp.asarray(nodes, float)
-    outputs, slopes = jax.jvp(function, (u,), (jnp.ones_like(u),))
-    weight_variance, output = 1 / expected(slopes), expected(outputs)
-    bias_variance = jnp.maximum(q - weight_variance * output, 0.0)
+    edge = critical(function, q)
 
     init_key, descent_key = jax.random.split(key)
     # The whole is one draw, which compiles faster than several.
     drawn = jax.random.normal(init_key, (depth * width + depth + 10, width))
     gaussian = drawn[: depth * width].reshape(depth, width, width)
-    uniform, upper = jnp.linalg.qr(gaussian)
-    uniform *= jnp.sign(jnp.diagonal(upper, axis1=1, axis2=2))[:, None, :]
-    weights = jnp.sqrt(weight_variance) * jnp.where(orthogonal > 0, uniform, gaussian / width**0.5)
-    biases = jnp.sqrt(bias_variance) * drawn[depth * width : -10]
+    directions = jnp.where(orthogonal > 0, orthogonal_factor(gaussian), gaussian / width**0.5)
+    weights = jnp.sqrt(edge.weight_variance) * directions
+    biases = jnp.sqrt(edge.bias_variance) * drawn[depth * width : -10]
     params = (weights, biases, drawn[-10:].T / width**0.5)
 
     def loss(params: Any, drawn: Any) -> Array:
         weights, biases, readout = params
         layer = lambda outputs, given: (function(outputs @ given[0] + given[1][None]), None)
-        outputs, _ = jax.lax.scan(layer, jnp.sqrt(output) * X[drawn], (weights, biases))
+        outputs, _ = jax.lax.scan(layer, jnp.sqrt(edge.output) * X[drawn], (weights, biases))
         return cross_entropy(outputs @ readout, y[drawn]).mean()
 
     chain = optax.sgd(learning_rate)

@@ -56,7 +56,7 @@ from research.labels import at_step, lift, per_seed
 from research.models import FullyConnected, uniform_start
 from research.oracles.gradient_noise import noise_factor, scalar_activation, top_activation
 from research.shapes import PAIRS, shapes
-from research.statistics import over_seeds, slope
+from research.statistics import median, over_seeds, slope
 
 ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
 FLOWS = 3  # seeds in which the run without noise is held against its flow, which takes long
@@ -208,7 +208,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     def explained(what: str, cell: xr.Dataset) -> None:
         shares = np.abs(np.log(per_seed(cell.ratio)) / np.log(per_seed(cell.plain_ratio)))
         statement = f"{named(cell)}: {what}share of |ln(h/prediction)| that the factor F leaves, median"
-        found.append(Finding.of(statement, (0.0, 1.0), over_seeds(shares, np.median)))
+        found.append(Finding.of(statement, (0.0, 1.0), median(shares)))
 
     for number, cell in enumerate(ends):
         close("the same" if number else f"last hidden layer over its prediction, step {int(cell.steps)}", cell)
