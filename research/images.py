@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST through TensorFlow Datasets, without TensorFlow.
+"""MNIST and Fashion-MNIST through TensorFlow Datasets, without TensorFlow; CIFAR-10 where TFDS has prepared it.
 
 TFDS knows where the original files are and what their sha256 is; its download manager fetches them, or takes them from
 a folder, and refuses any other content. They are read straight into arrays: a second, where TFDS's own records take
@@ -55,6 +55,39 @@ def fashion_mnist(split: str, *, source: str | Path | None = None, cache: str | 
     As `mnist` in everything, with `fashion_mnist` for the name of the folder in `source`.
     """
     return _load("fashion_mnist", split, source, cache)
+
+
+class ColourImages(NamedTuple):
+    """Images of three channels (red, green, blue), 0 to 255, and their classes, 0 to 9; read-only."""
+
+    images: UInt8[np.ndarray, "image row column channel"]
+    labels: Int[np.ndarray, "image"]
+
+
+def cifar10(split: str, *, source: str | Path | None = None) -> ColourImages:
+    """Return the photographs of CIFAR-10 (Krizhevsky 2009): 50 000 of 32 × 32 in split "train", 10 000 in "test".
+
+    TFDS must have prepared them before, in a format with random access, in the folder `source` (by default TFDS's own);
+    that needs TensorFlow once, reading does not. They come in TFDS's order. Nothing is downloaded.
+    Raises ValueError for another split, and FileNotFoundError, which says what to do, where they are not there.
+    """
+    if split not in FILES:
+        raise ValueError(f'split is {split!r}: it must be "train" or "test"')
+    import tensorflow_datasets as tfds
+
+    try:
+        found = tfds.data_source("cifar10", split=split, data_dir=source, download=False)
+    except (LookupError, NotImplementedError, ValueError, AssertionError, ImportError, OSError) as failure:
+        folder = f", data_dir={str(source)!r}" if source else ""
+        raise FileNotFoundError(
+            f"cifar10 has not been prepared ({type(failure).__name__}): run, where TensorFlow is installed, "
+            f'tfds.builder("cifar10", file_format="array_record"{folder}).download_and_prepare()'
+        ) from failure
+    rows = [(example["image"], example["label"]) for example in found]
+    answer = ColourImages(np.stack([image for image, _ in rows]), np.array([label for _, label in rows], np.int64))
+    for array in answer:
+        array.setflags(write=False)
+    return answer
 
 
 def _load(name: str, split: str, source: str | Path | None, cache: str | Path | None) -> Images:

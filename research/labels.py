@@ -189,6 +189,24 @@ def per_seed(values: xr.DataArray, reduce: str = "max") -> np.ndarray:
     return np.atleast_1d((getattr(values, reduce)(others, skipna=False) if others else values).values)
 
 
+def chosen_per_seed(values: xr.DataArray, chosen: xr.DataArray, *reduce: str) -> np.ndarray:
+    """One number a seed, for each `reduce` in turn (min, max, median, mean), over its chosen runs.
+
+    Seeds that have none are left out; NaN where the value of a chosen run is not known.
+    """
+    values, chosen = xr.broadcast(values, chosen)
+    others = [dimension for dimension in chosen.dims if dimension != "seed"]
+    unknown = (chosen & values.isnull()).any(others)
+    rows = [getattr(values.where(chosen), each)(others).where(~unknown) for each in reduce]
+    return np.concatenate([np.atleast_1d(row.values)[np.atleast_1d(chosen.any(others).values)] for row in rows])
+
+
+def recorded(run: xr.Dataset, variable: str = "loss") -> xr.Dataset:
+    """The seeds that did not diverge, at the steps at which they were looked at: others' steps are padding."""
+    kept = run.isel(seed=np.flatnonzero(~run.diverged.values))
+    return kept.isel(step=np.flatnonzero(kept[variable].notnull().any("seed").values))
+
+
 def arms(dataset: xr.Dataset) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
     """Each grid point: its parameters by name, and its dataset of dimensions seed, step and own ones."""
     axes = [dimension for dimension in dataset["diverged"].dims if dimension != "seed"]

@@ -46,6 +46,89 @@ class FullyConnected(linen.Module):
         return Layers(dense(self.labels, "readout")(outputs), jnp.stack(seen))
 
 
+class ConvolutionalNetwork(linen.Module):
+    """Two convolutions with ReLU and 2 × 2 max-pooling behind each, a hidden layer with ReLU, and a linear readout.
+
+    Convolutions have `side` × `side` filters and keep the size of the picture ("SAME" padding with zeros). Parameters
+    have the dtype of the images.
+    """
+
+    filters: tuple[int, int] = (8, 8)
+    hidden: int = 16
+    labels: int = 10
+    side: int = 3
+
+    @linen.compact
+    def __call__(self, images: Float[Array, "image row column channel"]) -> Float[Array, "image label"]:
+        """Return the logits. Raises ValueError for pictures below 4 × 4, of which pooling leaves nothing."""
+        if min(images.shape[1:3]) < 4:
+            raise ValueError(f"images has shape {images.shape}; it takes pictures of 4 × 4 pixels or more")
+        outputs = images
+        for layer, filters in enumerate(self.filters):
+            convolution = linen.Conv(
+                filters,
+                (self.side, self.side),
+                conv_general_dilated=patch_convolution,
+                param_dtype=images.dtype,
+                name=f"convolution_{layer}",
+            )
+            outputs = halved(linen.relu(convolution(outputs)))
+        dense = lambda size, name: linen.Dense(size, param_dtype=images.dtype, name=name)
+        outputs = linen.relu(dense(self.hidden, "hidden")(outputs.reshape(len(images), -1)))
+        return dense(self.labels, "readout")(outputs)
+
+
+def patch_convolution(
+    lhs: Float[Array, "image row column channel"],
+    rhs: Float[Array, "height width channel filter"],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> Float[Array, "image ..."]:
+    """Return `jax.lax.conv_general_dilated` of these, channels last, as one matrix product of all patches.
+
+    With eight filters that is four times as fast on a CPU, and runs of a sweep have filters of their own at no cost.
+    Raises ValueError for strides, dilation or groups, which it does not have.
+    """
+    dilations = [options.get(each) or (1,) for each in ("lhs_dilation", "rhs_dilation")]
+    if any(set(each) != {1} for each in (window_strides, *dilations)) or options.get("feature_group_count", 1) > 1:
+        raise ValueError(f"window_strides is {window_strides}, options {options}: no strides, dilation or groups here")
+    height, width, channels, filters = rhs.shape
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(lhs.shape[1:3], (height, width), (1, 1), padding)
+    padded = jnp.pad(lhs, ((0, 0), *map(tuple, padding), (0, 0)))
+    count, wide = len(lhs), padded.shape[2]
+    rows, columns = padded.shape[1] - height + 1, wide - width + 1
+    corners = np.arange(rows)[:, None, None, None] * wide + np.arange(columns)[:, None, None]
+    places = corners + np.arange(height)[:, None] * wide + np.arange(width)
+    patches = jnp.take(padded.reshape(count, -1, channels), places.ravel(), axis=1, mode="clip")
+    return patches.reshape(count, rows, columns, -1) @ rhs.reshape(-1, filters)
+
+
+def halved(maps: Float[Array, "image row column channel"]) -> Float[Array, "image half_row half_column channel"]:
+    """Return `linen.max_pool(maps, (2, 2), (2, 2))`, in a form that compiles in half the time."""
+    count, rows, columns, channels = maps.shape
+    even = maps[:, : rows // 2 * 2, : columns // 2 * 2]
+    return even.reshape(count, rows // 2, 2, columns // 2, 2, channels).max(axis=(2, 4))
+
+
+def drawn_at_once(key: Array, network: linen.Module, inputs: Array) -> Any:
+    """Return variables for a network: kernels uniform between ±√(6 / fan_in) (He et al. 2015, ReLU), the rest zero.
+
+    As `network.init` has them in structure, shape and dtype, in a single draw: that compiles ten times as fast.
+    """
+    shapes = jax.eval_shape(network.init, key, inputs)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    sizes = [int(np.prod(leaf.shape)) for _, leaf in leaves]
+    whole = jax.random.uniform(key, (sum(sizes),), inputs.dtype, -1, 1)
+    drawn = []
+    for (path, leaf), part in zip(leaves, jnp.split(whole, np.cumsum(sizes)[:-1]), strict=True):
+        fan_in = int(np.prod(leaf.shape[:-1]))
+        kernel = getattr(path[-1], "key", None) == "kernel"
+        drawn.append((part * (6 / fan_in) ** 0.5 * kernel).reshape(leaf.shape).astype(leaf.dtype))
+    return jax.tree.unflatten(structure, drawn)
+
+
 class Stack(NamedTuple):
     """The parameters of a deep network whose hidden layers have one width, those of all layers in one array each."""
 

@@ -147,3 +147,29 @@ def soft_threshold(threshold: Any) -> optax.GradientTransformation:
 def until(time: float, learning_rate: Any) -> Callable[[Any], Any]:
     """The schedule η as long as `time` (η summed over steps) is not reached, then what is left of it, then 0."""
     return lambda count: jnp.clip(time - count * learning_rate, 0.0, learning_rate)
+
+
+def progressive_rescaling(
+    learning_rate: Any, radius: Any, growth: Any, period: int, warm_up: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """PRGD: in rounds of `period` steps the norm is set to R_k = radius · growth^k, and descent stays in that ball.
+
+    Wang, Min & Wu 2024, arXiv 2311.14387: the first step of a round puts w on the sphere of radius R_k, the others are
+    −η g, projected onto the ball. On ln of the exponential loss, whose gradient is that loss's own over the loss, these
+    are their normalised steps. Before that come `warm_up` steps −η g as they are. `radius` and `growth` may be traced;
+    the norm is taken over all arrays together, and zero weights stay zero when they are to be rescaled.
+    """
+
+    def update(updates: PyTree, state: Any, params: PyTree) -> tuple:
+        count = jnp.maximum(state - warm_up, 0)
+        limit = radius * growth ** (count // period).astype(float)
+        moved = jax.tree.map(lambda w, g: w - learning_rate * g, params, updates)
+        to_sphere = jnp.asarray(limit / jnp.maximum(optax.tree.norm(params), 1e-300))
+        into_ball = jnp.minimum(1.0, limit / jnp.maximum(optax.tree.norm(moved), 1e-300))
+        rescales = (state >= warm_up) & (count % period == 0)
+        projects = jnp.where(state >= warm_up, into_ball, 1.0)
+        new = jax.tree.map(lambda w, m: jnp.where(rescales, w * to_sphere, m * projects), params, moved)
+        return jax.tree.map(jnp.subtract, new, params), optax.safe_increment(state)
+
+    init = lambda params: jnp.zeros((), jnp.int32)
+    return optax.with_extra_args_support(optax.GradientTransformation(init, update))

@@ -93,6 +93,27 @@ def plane(axes: Axes, values: xr.DataArray, theory: xr.DataArray, label: str) ->
     axes.grid(False)
 
 
+def tiles(axes: Axes, rows: Sequence[Any], labels: Sequence[str], signed: Sequence[bool]) -> None:
+    """Small pictures in a grid, a row of them (picture, height, width) for each label.
+
+    Grey ones go from 0 to 1; signed ones, each over its largest pixel, are red above zero and blue below.
+    """
+    painted = []
+    for row, both in zip(rows, signed, strict=True):
+        values = np.asarray(row, dtype=float)
+        largest = np.maximum(np.abs(values).max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
+        shades = plt.get_cmap("RdBu_r")(values / largest / 2 + 0.5) if both else plt.get_cmap("gray")(values)
+        framed = np.pad(shades[..., :3], ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
+        painted.append(np.concatenate(framed, axis=1))
+    axes.imshow(np.concatenate(painted)[:-1, :-1])
+    heights = np.cumsum([0, *(len(row) for row in painted)])
+    axes.set_yticks((heights[:-1] + heights[1:]) / 2 - 1, labels)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+
+
 def legend(axes: Axes, **style: Any) -> None:
     """A legend of what bears a label, theory (what is black) last, in the place where it hides least."""
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))

@@ -107,3 +107,11 @@ def crossing(x: Any, y: Any, level: float) -> float:
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     (before,) = np.nonzero((y[:-1] < level) & (y[1:] >= level))
     return float(np.interp(level, y[before[0] :][:2], x[before[0] :][:2])) if before.size else float("nan")
+
+
+def rank_correlation(x: Any, y: Any) -> np.ndarray:
+    """Spearman's correlation along the last axis, of mean ranks where there are ties; NaN where one does not vary."""
+    x, y = (stats.rankdata(each, axis=-1, nan_policy="propagate") for each in np.broadcast_arrays(x, y))
+    x, y = (each - each.mean(axis=-1, keepdims=True) for each in (x, y))
+    with np.errstate(invalid="ignore"):
+        return np.asarray((x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)))

@@ -251,3 +251,28 @@ def test_tfds_registers_a_checksum_for_each_of_the_four_files(name):
 def test_another_split_is_refused(cache):
     with pytest.raises(ValueError, match='split is \'validation\': it must be "train" or "test"'):
         images.mnist("validation", cache=cache)
+
+
+def test_prepared_photographs_come_as_arrays(monkeypatch):
+    import tensorflow_datasets as tfds
+
+    drawn = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    asked = []
+
+    def prepared(name, **options):
+        asked.append((name, options))
+        return [{"image": image, "label": number} for number, image in enumerate(drawn)]
+
+    monkeypatch.setattr(tfds, "data_source", prepared)
+    found = images.cifar10("test", source="somewhere")
+    np.testing.assert_array_equal(found.images, drawn)
+    assert found.labels.tolist() == [0, 1, 2]
+    assert not found.images.flags.writeable
+    assert asked == [("cifar10", {"split": "test", "data_dir": "somewhere", "download": False})]
+
+
+def test_photographs_that_are_not_prepared_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has not been prepared.*array_record.*download_and_prepare"):
+        images.cifar10("train", source=tmp_path)
+    with pytest.raises(ValueError, match="split is 'validation'"):
+        images.cifar10("validation")

@@ -6,9 +6,11 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 from research.labels import (
+    chosen_per_seed,
     dimensions,
     fields,
     lift,
+    recorded,
 )
 
 
@@ -190,3 +192,22 @@ def bare(X) -> float:
 
 def silent(X: Float[np.ndarray, "sample feature"]):
     return 0.0
+
+
+def test_chosen_runs_are_reduced_by_seed_and_what_is_not_known_is_not_left_out():
+    values = xr.DataArray(
+        [[1.0, 2.0, np.nan], [3.0, 4.0, 5.0], [np.nan, 6.0, 7.0], [8.0, 9.0, 9.0]], dims=("seed", "run")
+    )
+    chosen = xr.DataArray(
+        [[True, True, False], [True, True, True], [True, True, False], [False] * 3], dims=("seed", "run")
+    )
+    np.testing.assert_array_equal(chosen_per_seed(values, chosen, "min", "max"), [1.0, 3.0, np.nan, 2.0, 5.0, np.nan])
+    assert chosen_per_seed(values, chosen & False, "min").size == 0
+
+
+def test_what_a_run_recorded_is_neither_padding_nor_of_a_diverged_seed():
+    loss = xr.DataArray([[3.0, np.nan, 1.0], [9.0, 9.0, np.nan]], dims=("seed", "step"))
+    run = xr.Dataset({"loss": loss, "diverged": ("seed", [False, True])}, {"step": [0, 5, 10]})
+    kept = recorded(run)
+    assert kept.step.values.tolist() == [0, 10]
+    assert kept.loss.values.tolist() == [[3.0, 1.0]]

@@ -4,14 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 from research.models import (
+    ConvolutionalNetwork,
     FullyConnected,
     centred,
     critical,
+    drawn_at_once,
+    halved,
     key_at,
     matrix_product,
     orthogonal_factor,
+    patch_convolution,
     random_stack,
     uniform_start,
 )
@@ -143,3 +148,59 @@ def test_an_orthogonal_factor_is_uniform():
     factors = np.asarray(orthogonal_factor(jax.random.normal(KEY, (4000, 3, 3))))
     np.testing.assert_allclose(factors @ factors.swapaxes(1, 2), np.tile(np.eye(3), (4000, 1, 1)), atol=1e-5)
     np.testing.assert_allclose(factors.mean(axis=0), 0, atol=4 / (3 * 4000) ** 0.5)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", [(0, 2), (1, 0)]])
+@pytest.mark.parametrize("side", [2, 3])
+def test_a_convolution_by_patches_is_that_of_lax(padding, side):
+    with jax.enable_x64(True):
+        pictures = jax.random.normal(KEY, (2, 5, 6, 3))
+        filters = jax.random.normal(jax.random.key(1), (side, 3, 3, 4))
+        expected = jax.lax.conv_general_dilated(
+            pictures, filters, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        found = jax.jit(lambda pictures, filters: patch_convolution(pictures, filters, (1, 1), padding))
+        np.testing.assert_allclose(found(pictures, filters), expected, atol=1e-13)
+    with pytest.raises(ValueError, match="window_strides is"):
+        patch_convolution(pictures, filters, (2, 2), padding)
+
+
+def test_the_convolutional_network_is_two_convolutions_with_pooling_and_two_dense_layers():
+    from scipy.signal import correlate2d
+
+    with jax.enable_x64(True):
+        network, picture = ConvolutionalNetwork((2, 3), hidden=4, labels=5), jax.random.normal(KEY, (1, 8, 8, 1))
+        variables = drawn_at_once(KEY, network, picture)
+        shift = lambda leaf: leaf + 0.1 * jnp.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape)
+        variables = jax.tree.map(lambda leaf: shift(leaf) if leaf.ndim == 1 else leaf, variables)
+        outputs = np.moveaxis(np.asarray(picture[0]), -1, 0)
+        for layer in range(2):
+            weights = jax.tree.map(np.asarray, variables["params"][f"convolution_{layer}"])
+            sums = [
+                sum(correlate2d(each, kernel, "same") for each, kernel in zip(outputs, kernels, strict=True)) + bias
+                for kernels, bias in zip(np.transpose(weights["kernel"], (3, 2, 0, 1)), weights["bias"], strict=True)
+            ]
+            rectified = np.maximum(np.stack(sums), 0)
+            outputs = rectified.reshape(len(sums), rectified.shape[1] // 2, 2, -1, 2).max(axis=(2, 4))
+        hidden, readout = (jax.tree.map(np.asarray, variables["params"][name]) for name in ("hidden", "readout"))
+        flat = np.moveaxis(outputs, 0, -1).ravel()
+        expected = np.maximum(flat @ hidden["kernel"] + hidden["bias"], 0) @ readout["kernel"] + readout["bias"]
+        np.testing.assert_allclose(jax.jit(network.apply)(variables, picture)[0], expected, atol=1e-13)
+    with pytest.raises(ValueError, match="images has shape"):
+        network.init(KEY, jnp.zeros((1, 3, 8, 1)))
+
+
+def test_halved_is_max_pooling():
+    maps = jax.random.normal(KEY, (2, 5, 6, 3))
+    np.testing.assert_array_equal(halved(maps), linen.max_pool(maps, (2, 2), (2, 2)))
+
+
+def test_variables_drawn_at_once_have_the_shapes_of_init_and_the_variance_of_he():
+    network, picture = ConvolutionalNetwork((8, 30), hidden=300), jnp.zeros((1, 8, 8, 1))
+    variables, usual = drawn_at_once(KEY, network, picture), jax.eval_shape(network.init, KEY, picture)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), usual
+    )
+    assert not any(np.any(layer["bias"]) for layer in variables["params"].values())
+    kernel = variables["params"]["hidden"]["kernel"]
+    assert float(jnp.var(kernel)) == pytest.approx(2 / kernel.shape[0], rel=0.03)  # uniform: spread √(0.8/n) = 0.5 %

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from research.oracles.number_format import FORMATS, beyond_share, last_slope, silent_share
+from research.oracles.number_format import FORMATS, beyond_share, exponential_end, last_slope, silent_share
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float16", np.float16), ("float32", np.float32), ("float64", np.float64)])
@@ -69,3 +69,12 @@ def test_no_answer_and_bad_input():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+def test_the_exponential_ends_with_the_format(name):
+    numbers = np.finfo(name)
+    assert exponential_end(name, 1) == pytest.approx(float(np.log(np.float64(numbers.max))), abs=1e-3)
+    assert exponential_end(name, -1) == pytest.approx(float(np.log(np.float64(numbers.smallest_normal))), rel=1e-12)
+    with pytest.raises(ValueError, match="number_format is 'int8'"):
+        exponential_end("int8", 1)

@@ -10,6 +10,7 @@ from research.optimizers import (
     dual_acceleration,
     inverse_square_root,
     mirror_descent,
+    progressive_rescaling,
     soft_threshold,
     spectral_descent,
     steepest_descent,
@@ -217,3 +218,17 @@ def test_until_gives_the_rate_until_the_time_is_reached_and_never_more():
     np.testing.assert_allclose(rates, [0.3, 0.3, 0.3, 0.1, 0, 0, 0, 0], atol=1e-15)
     moved = paths(lambda params: params.sum(), optax.sgd(until(1.0, 0.3)), jnp.zeros(2), 8)
     np.testing.assert_allclose(moved[-1], -1.0, rtol=1e-14)
+
+
+def test_progressive_rescaling_warms_up_rescales_and_stays_in_the_ball():
+    loss = lambda params: params @ jnp.array([-3.0, 0.0, 4.0]) / 5
+    moved = paths(loss, progressive_rescaling(1.0, 2.5, 2.0, 3, warm_up=2), jnp.array([0.0, 1.0, 0.0]), 8)
+    sizes, step = np.linalg.norm(moved, axis=1), np.array([3.0, 0.0, -4.0]) / 5
+    np.testing.assert_allclose(moved[1], np.array([0.0, 1.0, 0.0]) + 2 * step, rtol=1e-12)
+    np.testing.assert_allclose(moved[2], 2.5 * moved[1] / sizes[1], rtol=1e-12)  # a round begins: only the norm changes
+    np.testing.assert_allclose(moved[3], 2.5 * (moved[2] + step) / np.linalg.norm(moved[2] + step), rtol=1e-12)
+    np.testing.assert_allclose(moved[5], 2 * moved[4], rtol=1e-12)
+    np.testing.assert_allclose(sizes[2:], [2.5, 2.5, 2.5, 5, 5, 5], rtol=1e-12)
+    back, chain = lambda params: -loss(params), progressive_rescaling(1.0, 2.5, 2.0, 3, warm_up=2)
+    inside = np.linalg.norm(paths(back, chain, jnp.array([9.0, 0.0, -12.0]), 5), axis=1)
+    np.testing.assert_allclose(inside, [14, 13, 2.5, 1.5, 0.5], rtol=1e-12)

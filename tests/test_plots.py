@@ -49,3 +49,15 @@ def test_an_empty_logarithmic_panel_says_so(axes):
     plots.finish(axes.figure)
     assert [text.get_text() for text in axes.texts] == ["no such runs in this design"]
     axes.figure.canvas.draw()
+
+
+def test_tiles_are_grey_or_red_and_blue_with_a_label_a_row():
+    figure, ((axes,),) = plots.figure(1, 1, "tiles")
+    plots.tiles(axes, [np.ones((2, 3, 3)), np.stack([np.eye(3), -np.eye(3)])], ["grey", "signed"], [False, True])
+    painted = axes.images[0].get_array()
+    assert painted.shape == (7, 7, 3)
+    assert (painted[0, 0] == 1).all()
+    assert painted[4, 0, 0] > painted[4, 0, 2]
+    assert painted[4, 4, 0] < painted[4, 4, 2]
+    assert [each.get_text() for each in axes.get_yticklabels()] == ["grey", "signed"]
+    plots.plt.close(figure)

@@ -5,7 +5,17 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from research.statistics import crossing, every_seed, few, median, over_seeds, share, slope, slope_within
+from research.statistics import (
+    crossing,
+    every_seed,
+    few,
+    median,
+    over_seeds,
+    rank_correlation,
+    share,
+    slope,
+    slope_within,
+)
 
 
 def test_the_bootstrap_interval_of_a_mean_covers_as_often_as_it_says():
@@ -110,3 +120,14 @@ def test_slope_within_looks_only_inside_the_window():
     fitted = slope_within(y.step, y, y.step >= 1)
     np.testing.assert_allclose(fitted, [2.0])
     assert np.isnan(slope_within(y.step, y, y.step > 4.5)).all()
+
+
+def test_rank_correlation_is_spearmans_along_the_last_axis():
+    x, y = np.random.default_rng(3).normal(size=(2, 4, 9)).round(1)
+    found = rank_correlation(x, y)
+    expected = [stats.spearmanr(*rows).statistic for rows in zip(x, y, strict=True)]
+    np.testing.assert_allclose(found, expected)
+    assert rank_correlation(x[0], np.exp(x[0])) == pytest.approx(1.0)
+    y[0, 0] = np.nan
+    assert np.isnan(rank_correlation(x, y)).tolist() == [True, False, False, False]
+    assert np.isnan(rank_correlation(x[0], np.ones(9)))

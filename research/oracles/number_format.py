@@ -32,6 +32,17 @@ def last_slope(activation: str, number_format: str, end: float) -> float:
     raise ValueError(f"activation is {activation!r}; it takes 'tanh' or 'sigmoid'")
 
 
+def exponential_end(number_format: str, end: float) -> float:
+    """Return the x at which e^x leaves the format: ln of the largest number, or for `end` < 0 of the least normal one.
+
+    The largest is just short of 2^(2 - m), m the exponent of the least normal one. Raises ValueError as `last_slope`.
+    """
+    if number_format not in FORMATS:
+        raise ValueError(f"number_format is {number_format!r}; it takes one of {', '.join(FORMATS)}")
+    exponent, side = FORMATS[number_format][1], np.sign(inputs.number("end", end))
+    return float((2 - exponent if side > 0 else exponent if side < 0 else np.nan) * np.log(2))
+
+
 def beyond_share(q: float, low: float, high: float) -> float:
     """Return P(u < low or u > high) for u ~ N(0, q). Raises ValueError for a negative q."""
     from scipy.special import ndtr

@@ -1,0 +1,1 @@
+"""What convolution brings to vision, and what its features look like."""

@@ -1,0 +1,5 @@
+"""`python -m experiments.convolution`."""
+
+from research.experiment import main
+
+main("experiments.convolution")

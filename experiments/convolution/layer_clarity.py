@@ -1,0 +1,202 @@
+"""Maps of the second layer are less clear than those of the first: mostly since they are smaller.
+
+Claim: Seen as pictures, feature maps of a network's second convolution look less clear than those of the first. As
+numbers: a linear decoder reads less of the picture off one of them, and their spectrum lies at lower frequencies. Two
+controls tell why: the same network with random weights, and maps of the first layer pooled to the size of the second's.
+A map of v values gives at most the share of the picture's variance that is in its v first principal components.
+
+Source: A remark of courses on convolutional networks, beside pictures of feature maps. The bound: Eckart & Young 1936.
+That a network gives up information about its input in depth: Tishby & Zaslavsky 2015, arXiv 1503.02406.
+
+Departure: "Clear" has no definition in those courses. Here it is the share of the variance of all pixels that the best
+linear decoder explains from one map, on the pictures learnt from (information of the order −ln(1 − R²)/2 where all is
+Gaussian), and the mean frequency of the map's power without its mean, in cycles a pixel of the picture. Maps are taken
+behind the ReLU, before pooling, 8 × 8 in the first layer and 4 × 4 in the second on digits; filters that are silent on
+all pictures are left out. Two thirds of the loss are that of size; random weights lose as much; and at one size the
+second layer has the higher frequencies, not the first.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+from research import plots
+from research.deconvnet import layer_outputs
+from research.dynamics import Descent, Run
+from research.experiment import Experiment, Finding
+from research.labels import lift, per_seed
+from research.models import ConvolutionalNetwork, halved
+from research.oracles.clarity import decodable_share, principal_share
+from research.statistics import over_seeds
+from research.vision import Data, learning, pictures
+
+LEARNT = 0.5  # a network below this accuracy has learnt nothing
+KINDS = ("layer 1", "layer 1 pooled", "layer 2")
+
+
+class Observables(NamedTuple):
+    accuracy: Float[Array, ""]
+    fine_within: Float[Array, "feature fine other_fine"]
+    fine_across: Float[Array, "feature fine pixel"]
+    within: Float[Array, "kind feature coarse other_coarse"]
+    across: Float[Array, "kind feature coarse pixel"]
+    centroid: Float[Array, "spectrum feature"]
+    example: Float[Array, "feature row column"]
+    smaller: Float[Array, "kind feature half_row half_column"]
+
+
+class Given(NamedTuple):
+    covariance: Float[np.ndarray, "pixel other"]
+    subject: Float[np.ndarray, "row column"]
+
+
+def simulate(
+    key: Array,
+    learning_rate: float,
+    weight_decay: float,
+    blurred: float = 0.0,
+    *,
+    data: Data = "digits",
+    features: int = 8,
+    seen: int = 4,
+    steps: int = 600,
+    shown: int = 1000,
+) -> Run:
+    """A network learns; before and after, covariances of the first `seen` maps of each layer with the pixels.
+
+    "fine" are maps of the first layer, of the two coarse kinds the first is the same max-pooled, the second those of
+    the second layer. `blurred` 1 pools the maps of the first layer to a quarter of their size before all that.
+    """
+    network = ConvolutionalNetwork((features, features))
+    learner = learning(key, network, data, learning_rate, weight_decay)
+    held = pictures(data).train[:shown]
+    flat = held.reshape(shown, -1) - held.reshape(shown, -1).mean(axis=0)
+    images = jnp.asarray(held, jnp.result_type(float))[..., None]
+    pixels = jnp.asarray(flat, images.dtype)
+
+    def moments(maps: Array) -> tuple[Array, Array]:
+        values = jnp.moveaxis(maps, -1, 0).reshape(maps.shape[-1], shown, -1)
+        values -= values.mean(axis=1, keepdims=True)
+        return jnp.einsum("fni,fnj->fij", values, values) / shown, jnp.einsum("fni,np->fip", values, pixels) / shown
+
+    def centroid(maps: Array, spacing: int) -> Array:
+        rows, columns = (np.abs(np.fft.fftfreq(size, spacing)) for size in maps.shape[1:3])
+        frequency = np.hypot(rows[:, None], columns[None, :])[..., None]
+        power = jnp.sum(jnp.abs(jnp.fft.fft2(maps - maps.mean(axis=(1, 2), keepdims=True), axes=(1, 2))) ** 2, axis=0)
+        whole = jnp.maximum(jnp.sum(power, axis=(0, 1)), jnp.finfo(maps.dtype).tiny)  # 0 for a silent filter
+        return jnp.sum(power * frequency, axis=(0, 1)) / whole
+
+    def observe(state: Descent) -> Observables:
+        variables: Any = state.params
+        outputs = layer_outputs(network, variables, images, ["convolution_0", "convolution_1"])
+        first, second = (jnp.maximum(output[..., :seen], 0) for output in outputs.values())
+        quarter = jnp.repeat(jnp.repeat(halved(halved(first)), 4, axis=1), 4, axis=2)
+        first = jnp.where(blurred > 0, quarter, first)
+        pooled = halved(first)
+        fine, *coarse = (moments(maps) for maps in (first, pooled, second))
+        within, across = (jnp.stack(each) for each in zip(*coarse, strict=True))
+        spectrum = jnp.stack([centroid(first, 1), centroid(pooled, 2), centroid(second, 2)])
+        tops = jnp.stack([jnp.moveaxis(maps[0], -1, 0) for maps in (pooled, second)])
+        example = jnp.moveaxis(first[0], -1, 0)
+        return Observables(learner.accuracy(variables), *fine, within, across, spectrum, example, tops)
+
+    given = Given(flat.T @ flat / shown, held[0])
+    return Run(learner.state, learner.step, observe, np.array([0, steps]), given)
+
+
+def compare(dataset: xr.Dataset) -> xr.Dataset:
+    """What can be read off each map, at most and in fact, and where its spectrum lies; silent filters are NaN."""
+    total = xr.DataArray(np.einsum("...ii", dataset.covariance.values), dims=dataset.covariance.dims[:-2])
+    fine = lift(decodable_share, *_named(dataset.fine_within, dataset.fine_across, "fine"), total)
+    coarse = lift(decodable_share, *_named(dataset.within, dataset.across, "coarse"), total)
+    share = xr.concat([fine, coarse.isel(kind=0, drop=True), coarse.isel(kind=1, drop=True)], "map")
+    squares = dataset.within.transpose(..., "coarse", "other_coarse")
+    trace = xr.DataArray(np.einsum("...ii", squares.values), dims=squares.dims[:-2])
+    alive = (trace.isel(kind=0) > 0) & (trace.isel(kind=1) > 0)
+    sizes = [dataset.sizes["fine"], dataset.sizes["coarse"], dataset.sizes["coarse"]]
+    covariance = dataset.covariance
+    bounds = [lift(principal_share, covariance, count=size) for size in sizes]
+    centroid = dataset.centroid.rename(spectrum="map")
+    return dataset.assign(
+        share=share.where(alive),
+        frequency=centroid.where(alive),
+        bound=xr.concat(bounds, "map"),
+        values=("map", np.array(sizes, float)),
+    )
+
+
+def _named(within: xr.DataArray, across: xr.DataArray, kind: str) -> tuple[xr.DataArray, xr.DataArray]:
+    return within.rename({kind: "value", f"other_{kind}": "other"}), across.rename({kind: "value"})
+
+
+def findings(dataset: xr.Dataset) -> list[Finding]:
+    """Layer 1 less layer 2: what can be read, frequency; with random weights; at the same size; and the bound."""
+    end, begin = dataset.isel(step=-1), dataset.isel(step=0)
+    learnt = end.accuracy > LEARNT
+    found: list[Finding] = []
+
+    def add(what: str, values: xr.DataArray, band: tuple[float, float] = (0.0, np.inf)) -> None:
+        found.append(Finding.of(what, band, over_seeds(per_seed(values.where(learnt), "mean"))))
+
+    mean = lambda values: values.mean("feature")
+    level = [float(mean(end.share).isel(map=i).where(learnt).mean()) for i in range(3)]
+    less = lambda runs, i, name="share": mean(runs[name].isel(map=i) - runs[name].isel(map=2))
+    add(f"share of the picture read off a map, layer 1 ({level[0]:.2f}) less layer 2 ({level[2]:.2f})", less(end, 0))
+    add("the same with random weights, before training", less(begin, 0))
+    add("the same trained less the same with random weights", less(end, 0) - less(begin, 0))
+    add(f"layer 1 pooled to the size of layer 2 ({level[1]:.2f}) less layer 2", less(end, 1))
+    add("mean frequency, layer 1 less layer 2, cycles a pixel", less(end, 0, "frequency"))
+    add("mean frequency, layer 1 pooled less layer 2, cycles a pixel", less(end, 1, "frequency"))
+    what = f"layer 2: share over that of {int(dataset['values'].values[2])} principal components, the largest of a run"
+    add(what, (end.share / end.bound).isel(map=2).max("feature"), (0.0, 1.0))
+    return found
+
+
+def draw(dataset: xr.Dataset) -> plots.Figure:
+    """Maps of one digit; what can be read off a map against its size; where the spectra lie."""
+    figure, panels = plots.figure(1, 3, "Are maps of the second layer less clear?", (4.8, 4.0))
+    maps, share, spectrum = panels[0]
+    run = dataset.isel({each: -1 for each in dataset.diverged.dims if each != "seed"}).isel(seed=0, step=-1)
+    twice = lambda tiles: np.repeat(np.repeat(tiles, 2, axis=1), 2, axis=2)
+    scaled = lambda tiles: tiles / np.maximum(tiles.max(axis=(1, 2), keepdims=True), 1e-30)
+    small = run.smaller.transpose("kind", "feature", "half_row", "half_column").values
+    large = run.example.transpose("feature", "row", "column").values
+    rows = [np.repeat(run.subject.values[None], len(large), axis=0), *map(scaled, (large, *map(twice, small)))]
+    plots.tiles(maps, rows, ["picture", *KINDS], [False] * 4)
+    maps.set(title="a  four maps of each kind", xlabel="filter, each over its largest value")
+    ends = {"random weights": dataset.isel(step=0), "trained": dataset.isel(step=-1)}
+    for number, (name, runs) in enumerate(ends.items()):
+        for panel, variable in ((share, "share"), (spectrum, "frequency")):
+            values = runs[variable].mean([each for each in runs[variable].dims if each not in ("seed", "map")])
+            for kind in range(3):
+                column = values.isel(map=kind).values
+                place = np.full(len(column), kind + 0.15 * (2 * number - 1))
+                panel.plot(place, column, "o", color=f"C{number}", ms=4, alpha=0.6, label=None if kind else name)
+    bound = dataset.bound.mean([each for each in dataset.bound.dims if each != "map"])
+    for kind in range(3):
+        label = "principal components, as many" if not kind else None
+        plots.theory(share, (kind - 0.35, kind + 0.35), (bound[kind],) * 2, label, linestyle="-")
+    share.set(title="b  what can be read off one map", ylabel="share of the picture's variance", ylim=(0, 1.3))
+    spectrum.set(title="c  where its spectrum lies", ylabel="mean frequency, cycles a pixel")
+    for panel in (share, spectrum):
+        panel.set_xticks(
+            range(3), [f"{kind}\n{int(v)} values" for kind, v in zip(KINDS, dataset["values"].values, strict=True)]
+        )
+        panel.set_xlabel("kind of map")
+        plots.legend(panel, loc="upper right")
+    return figure
+
+
+experiment = Experiment(
+    simulate=simulate,
+    compare=compare,
+    findings=findings,
+    draw=draw,
+    design={"seeds": 8, "learning_rate": (0.02, 0.05), "weight_decay": (0.0, 1e-3)},
+    smoke={"seeds": 2, "learning_rate": 0.05, "weight_decay": 0.0, "features": 4, "steps": 300, "shown": 300},
+    paper={"seeds": 64, "features": 32, "steps": 5_000, "shown": 1297},
+    control={"blurred": 1.0},
+)

@@ -1,0 +1,1 @@
+"""What a loss function does, its numerics, and missing labels."""

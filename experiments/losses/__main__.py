@@ -1,0 +1,5 @@
+"""`python -m experiments.losses`."""
+
+from research.experiment import main
+
+main("experiments.losses")

@@ -1,0 +1,1 @@
+"""What an optimiser, its momentum and its noise do."""

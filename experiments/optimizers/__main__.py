@@ -1,0 +1,5 @@
+"""`python -m experiments.optimizers`."""
+
+from research.experiment import main
+
+main("experiments.optimizers")

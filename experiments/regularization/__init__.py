@@ -1,0 +1,1 @@
+"""What holds a model back from fitting too much, and what that costs."""

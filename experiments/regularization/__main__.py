@@ -1,0 +1,5 @@
+"""`python -m experiments.regularization`."""
+
+from research.experiment import main
+
+main("experiments.regularization")
