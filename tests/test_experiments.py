@@ -70,6 +70,8 @@ ORACLES = {
     "finite_step": "minimum_hyperbolic_entropy",
     "label_noise": "minimum_weighted_sum",
     "hidden_layers": "fits_xor",
+    "batch_norm_noise": "batch_mean_variance",
+    "validation_stopping": "holdout_law",
     "max_margin": "maximum_margin",
     "margin_rates": "maximum_margin",
     "singular_values": "singular_velocities",

@@ -132,7 +132,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The test accuracy of scikit-learn's logistic regression and of its network on each seed's training pictures."""
     dataset = sound(dataset)
     data = str(np.unique(dataset["data"].values)[0])
-    held = pictures(data)  # type: ignore[arg-type]
+    held = pictures(data)
     flat = lambda part: part.reshape(len(part), -1)
     kept = dataset.kept.isel({each: 0 for each in dataset.kept.dims if each not in ("seed", "sample")})
     rows = kept.transpose("seed", "sample").values.astype(int) if data == "digits" else []  # of MNIST it takes an hour
@@ -231,8 +231,13 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
                 plots.seeds(course, curve, f"{name}, permuted" if permuted else name, **style)
             values = stopped(dataset, name, permuted)
             place = np.full(len(values), number + 0.3 * permuted)
-            style = {"color": color, "linestyle": "none", "marker": "s" if permuted else "o", "markersize": 4}
-            level.plot(place, values, alpha=0.6, label="permuted" if permuted else "as it is", **style)
+            kind: dict[str, Any] = {
+                "color": color,
+                "linestyle": "none",
+                "marker": "s" if permuted else "o",
+                "markersize": 4,
+            }
+            level.plot(place, values, alpha=0.6, label="permuted" if permuted else "as it is", **kind)
         plain, mixed = stopped(dataset, name), stopped(dataset, name, 1.0)
         if len(plain) == len(mixed):
             taken.plot(np.full(len(plain), number), 100 * (plain - mixed), "o", color=color, alpha=0.6, markersize=4)

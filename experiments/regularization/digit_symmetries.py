@@ -6,7 +6,7 @@ upright are then read worse. A half turn costs most where it changes the meaning
 look alike turned. Where half of the pictures that are read are turned themselves, it is worth its price.
 
 Source: Textbooks recommend flips and rotations as augmentation that improves generalisation, some with the warning
-about 6 and 9 (Goodfellow, Bengio & Courville 2016, Deep Learning, section 7.4); means over orbits: Chen, Dobriban & Lee
+about 6 and 9 (Goodfellow, Bengio & Courville 2016, Deep Learning, chapter 7); means over orbits: Chen, Dobriban & Lee
 2020, arXiv 1907.10905.
 
 Departure: The model is linear, so that the optimum is known and what is measured is augmentation alone. An invariant
