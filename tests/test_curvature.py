@@ -138,6 +138,16 @@ def test_jacobi_agrees_with_lapack(rows):
     assert_allclose(matrix @ vectors, vectors * values, atol=1e-13 * rows)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-8])
+def test_jacobi_of_an_odd_size_is_as_exact_for_a_tiny_matrix(scale):
+    matrix = np.array([[1, 2, 3], [2, 5, -1], [3, -1, 4]]) * scale
+    given = jnp.asarray(matrix, jnp.float32)
+    values, vectors = (np.asarray(part) for part in jax.jit(symmetric_eigenvectors)(given))
+    assert values.dtype == np.float32
+    assert_allclose(values, np.linalg.eigvalsh(matrix)[::-1], atol=2e-6 * scale)
+    assert_allclose(vectors.T @ vectors, np.eye(3), atol=2e-6)
+
+
 def test_no_lapack_is_called():
     lowered = jax.jit(lambda params: hessian_spectrum(network_loss, params, 2).values).lower(network(0))
     assert "lapack" not in lowered.as_text().lower()

@@ -102,6 +102,20 @@ def test_escape_bound_is_a_martingales_and_holds(rate):
     assert 0.2 * bound < left < bound + 3 * math.sqrt(bound / 4000)
 
 
+def test_escape_bound_holds_for_the_two_parabolas_up_to_where_the_nearer_one_ends():
+    # min{x², (x - 1)²/10} and min{x², 1.9 (x - 1)²}: the second ends 1/(1 + √1.9) from 1, the first 1/(1 + √0.1).
+    rate, start, curved = 0.553, 0.1, np.array([0.1, 1.9])
+    near, far = 1 / (1 + np.sqrt(curved[::-1]))
+    random = np.random.default_rng(0)
+    x, left = np.full(20_000, 1 - start), np.zeros(20_000, bool)
+    for _ in range(600):
+        scale = curved[random.integers(0, 2, x.size)]
+        x = x - rate * np.where(x**2 < scale * (x - 1) ** 2, 2 * x, 2 * scale * (x - 1))
+        left |= np.abs(x - 1) > far
+    bound = lambda edge: linear_stability.escape_probability(2 * curved, rate, start, edge)
+    assert bound(far) < left.mean() < bound(near)  # beyond the nearer end |e|^κ is no martingale
+
+
 def test_escape_bound_at_its_ends():
     h = np.array([0.2, 3.8])
     assert linear_stability.escape_probability(h, 0.6, 0.1, 1.0) == 1

@@ -70,7 +70,8 @@ def test_the_report_on_a_network_prints_what_the_readme_shows(tmp_path, monkeypa
         r"```python\n(import[^`]*saturation_report[^`]*)```\n\n```\n(.*?)```", README, re.DOTALL
     )
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    names = {"__name__": "readme"}
+    exec(compile(example, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     (before, after), (shown_before, shown_after) = (text.split("accuracy") for text in (printed, shown))
     np.testing.assert_allclose(numbers(before), numbers(shown_before), rtol=0.1, atol=0.011)
@@ -80,6 +81,10 @@ def test_the_report_on_a_network_prints_what_the_readme_shows(tmp_path, monkeypa
         assert numbers(text)[0] > 80  # accuracy
         assert float(re.findall(r"Conv_1.* (\d+)% dead", text)[0]) > 40
     assert (tmp_path / "report.png").exists()
+    (projected,) = re.findall(r"```python\n(from research.deconvnet[^`]*)```", README)
+    exec(compile(projected, "README.md", "exec"), names)
+    assert names["pixels"].shape == names["guided"].shape == (8, 8, 1)
+    assert np.abs(names["pixels"]).max() > 0
 
 
 def words_of(pattern):

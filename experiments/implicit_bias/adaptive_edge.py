@@ -10,11 +10,13 @@ research/oracles/step_stability.py.
 
 Departure: A Chebyshev polynomial of degree 4 and 200 digits instead of CIFAR-10 (where it is at hand, `--paper --set
 data=cifar10 --set samples=5000`), two hidden layers of 32 tanh units, squared error. P is (1 − β1^t)(√v̂ + ε): the
-correction of the mean's bias makes early steps longer. Several β1 tell the formula from 2/η. The other sides: at a rate
-too small for the time the preconditioned sharpness is still below; and the sharpness itself goes on only at small
-rates: at large ones it falls again once the samples are nearly fitted. Band: as for gradient descent, an oscillation
-grows beyond the threshold and dies out below it, within the last quarter whose median is taken; v̂ follows it with a
-delay of 1/(1 − β2) = 1000 steps, so that it swings wider, by 3 %.
+correction of the mean's bias makes early steps longer. Several β1 tell the formula from 2/η. The other side: at rates
+too small for the time (1e-5 and less) it stays below 1 % of the threshold, which is drawn and not judged.
+The band of 3 % is a convention, wider than for gradient descent, and not derived. The middle run of each seed pools
+every β1 and both problems, and hides an undershoot: with β1 = 0.9 on the polynomial the middle run of a seed ends 0.5
+to 4 % below the threshold, all other runs within 2.2 %. Whether the sharpness itself goes on is judged by what it gains
+on the preconditioned sharpness, which itself climbs from where the edge counts as reached, 0.97 of the threshold. It
+gains much for β1 = 0 and 0.5. With β1 = 0.9 it gains 4 % at the small rate on digits, and nothing is certain elsewhere.
 """
 
 from typing import NamedTuple
@@ -93,56 +95,52 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     end = ratio.where(late).median("step")
     largest = (ratio + dataset.residual / edge).where(late).median("step")
     crossing = dataset.step.where((ratio >= HOVER[0]) & (dataset.step > START)).min("step")
-    there = dataset.sharpness.where(dataset.step == crossing).max("step")
+    over = np.log(dataset.sharpness / dataset.preconditioned)
     return dataset.assign(
         edge=edge,
         ratio=ratio,
         end=end.where(largest - end <= ACCURACY),
-        plain=(dataset.learning_rate * dataset.sharpness / 2).where(late).median("step"),
-        naive=(dataset.learning_rate * dataset.preconditioned / 2).where(late).median("step"),
-        growth=np.log(dataset.sharpness.where(late).median("step") / there),
+        growth=over.where(late).median("step") - over.where(dataset.step == crossing).max("step"),
     )
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
-    """Where the preconditioned sharpness hovers, for each β1 alike; how the plain one goes on; rates too small."""
+    """Where the preconditioned sharpness hovers, of all and for each β1; how the plain one goes on."""
     found: list[Finding] = []
     usual = select(dataset, learning_rate=lambda rate: rate >= USUAL)
-    slow = select(dataset, learning_rate=lambda rate: rate < USUAL)
     judged = usual if usual.diverged.size else dataset
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *sides: str) -> None:
         chosen = ~runs.diverged
         if chosen.any():
-            found.append(Finding.of(what, band, every_seed(chosen_per_seed(values, chosen, *sides))))
+            rows = chosen_per_seed(values, chosen, *sides)
+            # the least and the largest of one seed are not two seeds
+            found.append(Finding.of(what, band, every_seed(rows if rows.size > len(sides) else [])))
 
     lost = f"{int(judged.diverged.sum())} of {judged.diverged.size} diverged"
+    gain = "ln of sharpness over preconditioned sharpness, at the end less that when the edge was reached"
     hover = f"preconditioned sharpness over (2 + 2β1)/((1 − β1)η), median of the last quarter ({lost})"
-    add(f"{hover}: the middle run of each seed", HOVER, judged, judged.end, "median")
-    add("the same, all runs of a seed", HOVER, judged, judged.end, "min", "max")
-    for beta in np.unique(usual.beta1.values).tolist():
-        runs = select(usual, beta1=beta)
-        if beta > 0 and runs.diverged.size:
-            factor = (1 + beta) / (1 - beta)
-            what = f"β1 = {beta:g}: preconditioned sharpness over 2/η ({factor:g} by that formula), all runs of a seed"
-            add(what, (HOVER[0] * factor, HOVER[1] * factor), runs, runs.naive, "min", "max")
-    for data in np.unique(usual.data.values).tolist():
-        runs = select(usual, data=data, beta1=np.max(usual.beta1.values).item())
-        rates = np.unique(runs.learning_rate.values).tolist()
-        for name, rate in {"smallest": rates[0], "largest": rates[-1]}.items():
-            growth = select(runs, learning_rate=rate)
-            what = f"{data}, {name} η = {rate:g}: ln of sharpness at the end over that when the edge was reached"
-            add(what, (0.0, np.inf), growth, growth.growth, "median")
-    add("sharpness itself over 2/η at the end, all runs of a seed", (0.0, HOVER[0]), usual, usual.plain, "max")
-    what = "a rate too small for the time: largest preconditioned sharpness over its threshold, all runs of a seed"
-    if usual.diverged.size:
-        add(what, (0.0, HOVER[0]), slow, slow.ratio.max("step"), "max")
+    add(f"{hover}: the middle run of each seed, every β1 and problem pooled", HOVER, judged, judged.end, "median")
+    arms_of = [(data, beta) for data in np.unique(usual.data.values) for beta in np.unique(usual.beta1.values)]
+    for data, beta in arms_of:
+        runs = select(usual, data=data.item(), beta1=beta.item())
+        factor = (1 + beta) / (1 - beta)
+        what = f"{data}, β1 = {beta:g}, where the threshold is {factor:.3g} · 2/η: the same, all runs of a seed"
+        add(what, HOVER, runs, runs.end, "min", "max")
+    for data, beta in arms_of:
+        runs = select(usual, data=data.item(), beta1=beta.item())
+        if runs.diverged.size:
+            rates = np.unique(runs.learning_rate.values).tolist()
+            for rate in dict.fromkeys((rates[0], rates[-1])):
+                growth = select(runs, learning_rate=rate)
+                what = f"{data}, β1 = {beta:g}, η = {rate:g}: {gain}"
+                add(what, (0.0, np.inf), growth, growth.growth, "median")
     return found
 
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """Preconditioned sharpness over sharpness against the step, two problems; where every run ends; the ratio alone."""
-    title = "Adam stays at its own edge of stability; at small rates the sharpness itself goes on"
+    title = "Adam stays near its own edge of stability, whatever the sharpness itself does"
     figure, panels = plots.figure(2, 3, title)
     usual = select(dataset, beta1=np.max(dataset.beta1.values).item())
     for (own, raw), data in zip(panels[:, :2].T, np.unique(dataset.data.values)[::-1].tolist(), strict=False):
@@ -156,14 +154,15 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         raw.set(title=f"{data}: the sharpness itself", xlabel="step", ylabel="sharpness, λ₁ of H")
     ends, course = panels[:, 2]
     first = np.unique(dataset.data.values)[0].item()
-    dataset = select(dataset, learning_rate=lambda rate: rate >= USUAL)
     for number, beta in enumerate(np.unique(dataset.beta1.values).tolist()):
         runs = select(dataset, beta1=beta)
+        # rates too small for the time lie below the line
         plots.points(ends, runs.learning_rate, runs.end * runs.edge, f"β1 = {beta:g}", color=f"C{number}")
         rates = np.unique(runs.learning_rate.values)
         law = [largest_curvature("moving_average", rate, beta) for rate in rates]
         plots.theory(ends, rates, law, None if number else "(2 + 2β1)/((1 − β1)η)")
-        for point, tried in list(arms(select(runs, data=first)))[:1]:
+        fast = select(runs, data=first, learning_rate=lambda rate: rate >= USUAL)
+        for point, tried in list(arms(fast))[:1]:
             label = f"β1 = {beta:g}, η = {point['learning_rate']:g}"
             plots.seeds(course, recorded(tried).ratio, label, color=f"C{number}")
     course.axhline(1.0, color="black", linestyle="--", linewidth=1.2, label="threshold")

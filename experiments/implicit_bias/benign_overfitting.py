@@ -205,9 +205,10 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     )
     if "catastrophic" in names:
         last = select(_regime(dataset, "catastrophic"), samples=float(sizes[-1]))
-        best = per_seed(last.risk.sel(step=slice(1, None)).min("step") / last.excess, "mean")
-        what = f"catastrophic, n = {sizes[-1]:g}: least excess risk on the descent's way over that of the interpolant"
-        add(what, (0.0, 1.0), best, True)
+        # Zero weights have the excess risk 1: a descent that does nothing is not to pass for one that stops early.
+        best = per_seed(last.risk.sel(step=slice(1, None)).min("step") / last.excess.clip(max=1.0), "mean")
+        what = f"catastrophic, n = {sizes[-1]:g}: ln(least excess risk on the descent's way / the lesser of"
+        add(f"{what} the interpolant's and 1, that of zero weights)", (-np.inf, 0.0), np.log(best), True)
     return found
 
 

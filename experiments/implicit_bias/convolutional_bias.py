@@ -2,8 +2,8 @@
 
 Claim: On separable data a linear network whose L layers are circular convolutions of full width turns to a stationary
 point of min ‖ŵ‖_{2/L} at margin 1, ŵ the Fourier coefficients of its predictor w: for L = 2 to the maximum margin in
-the Fourier l1 norm, whatever the start. Diagonal networks do so in the standard basis, and fully connected ones of any
-depth turn to the l2 maximum margin. For L = 2 each frequency that the limit lacks is left behind as a power of the
+the Fourier l1 norm, whatever the start. Diagonal networks do so in the standard basis, and fully connected ones of two
+layers turn to the l2 maximum margin. For L = 2 each frequency that the limit lacks is left behind as a power of the
 length, |ŵ_k| ∝ ‖w‖^|ẑ_k|, |ẑ_k| < 1 the dual certificate of the margin problem.
 
 Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1806.00468 (figures 1 and 2). The powers are derived here, in
@@ -11,12 +11,14 @@ research/oracles/bridge.py.
 
 Departure: Six Gaussian samples of 32 features, on which the maximum margins in l1, l2 and Fourier l1 are apart
 (asserted): on data with more samples than features they all but agree. (With eight samples two of eight seeds do not
-get there in time.) The powers make the way long: at L = 2 the limit
-needs a ‖w‖ beyond what steps of fixed length reach. The steps are therefore a share c/(t + 20c) of the layers' length
-(c the learning rate), along the gradient of ln Σ e^(−margin): ‖w‖ grows as t^(cL), and the share, by which direction
-and margins waver, vanishes. The other sides in the same sweep: kernels narrower than the data, of which the Fourier l1
-norm is not the penalty, and depth 3, where the penalty is not convex: runs end at stationary points that depend on the
-start. Both are judged by their own first-order conditions, at which they arrive.
+get there in time.) Fully connected networks turn to the l2 maximum margin at any depth in theory; two layers are run.
+The powers make the way long: at L = 2 the limit needs a ‖w‖ beyond what steps of fixed length reach. The steps are
+therefore a share c/(t + 20c) of the layers' length (c the learning rate), along the gradient of ln Σ e^(−margin): ‖w‖
+grows as t^(cL), and the share, by which direction and margins waver, vanishes. The other sides in the same sweep:
+kernels narrower than the data, of which the Fourier l1 norm is not the penalty, and depth 3, where the penalty is not
+convex: runs end at stationary points that depend on the start. Both are judged by their own first-order conditions, at
+which they arrive. A kernel is full from `features` entries on: with more than 32 features `kernel_width`, 32 unless it
+is set as well, is narrow, and is named and judged as such.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -132,12 +134,12 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     penalties = {f"bridge_{of}": lift(bridge_residual, X, y, weights, float(of), fourier) for of in (1, 2, 3)}
     equal = xr.where(network == "fully_connected", 1, depth)  # they turn where one layer does
     own_bridge = xr.concat([each.where(equal == of) for of, each in enumerate(penalties.values(), 1)], "of").max("of")
-    layers_residual = lift(convolution_residual, X, y, layers, dataset.kernel_width)
+    layers_residual = lift(convolution_residual, X, y, layers, np.minimum(dataset.kernel_width, dataset.features))
     residual = xr.where(fourier, layers_residual, own_bridge)
     sizes, late = spectrum(layers), (t >= dataset.steps / 10) & (t <= dataset.steps)
     sizes = sizes.where(sizes > RESOLVED * sizes.max("frequency"))
     judged = late & (sizes.where(late).count("step") >= 4)
-    expected = lift(growth_exponents, X, y).where(fourier & (depth == 2) & (dataset.kernel_width == dataset.features))
+    expected = lift(growth_exponents, X, y).where(fourier & (depth == 2) & (dataset.kernel_width >= dataset.features))
     power = slope_within(dataset.log_length, np.log(sizes), judged).where(expected.notnull())
     log_own = np.log(own.where(own > 0))
     found = penalties | {f"from_{name}": each for name, each in away.items()}

@@ -128,7 +128,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         to_l1, to_l2 = _cosine(weights, l1), _cosine(weights, l2)
         side = ((to_l1 - to_l2) / (1 - between)).where(between < APART)
         # A transition leads from the one to the other: nothing that only happens to be nearer counts.
-        led = (to_l2.max("step") > 0.98) & (to_l1.isel(step=-1) > 0.6)
+        led = (to_l2.max("step") > 0.98) & (to_l1.sel(step=dataset.steps) > 0.6)
         times = xr.apply_ufunc(crossing, dataset.clock, side.where(led), levels, input_core_dims=cores, vectorize=True)
         when = dict(zip(levels.values.tolist(), times.transpose("level", ...), strict=True))
         made |= {
@@ -142,8 +142,8 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         plateau=made["to_l2"].where(plateau).min("step"),
         early=dataset.test_accuracy.where(plateau).mean("step"),
         scaled=made["transition"] / logarithm,
-        end_l2=made["to_l2"].isel(step=-1),
-        late=dataset.test_accuracy.isel(step=-1),
+        end_l2=made["to_l2"].sel(step=dataset.steps),
+        late=dataset.test_accuracy.sel(step=dataset.steps),
         l2_accuracy=accuracy(l2),
         l1_accuracy=accuracy(l1),
         flow_accuracy=accuracy(flow).where(flow.notnull().all("feature")),
@@ -181,7 +181,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         found += _against_scale(select(large, weight_decay=float(decays[np.argmax(frequency)])))
         what = "plateau, 0.05 < τ < 0.5: least cosine with the l2 maximum margin over α ≥ 16"
         add(what, (0.995, 1.0), per_seed(large.plateau, "min"))
-        left = np.log((1 - large.to_l1.isel(step=-1)) / (1 - large.end_l2))
+        left = np.log((1 - large.to_l1.sel(step=large.steps)) / (1 - large.end_l2))
         add("end: ln of the distance² to the l1 over that to the l2 maximum margin", (-np.inf, 0.0), per_seed(left))
         what = "grokking: test accuracy at the end minus that of the plateau, a seed's least"
         add(what, (0.0, np.inf), per_seed(large.late - large.early, "min"))

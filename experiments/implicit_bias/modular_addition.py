@@ -3,11 +3,14 @@
 Claim: A network with one hidden layer that is to learn a + b mod p from a part of all pairs fits these within a time
 that weight decay does not enter, at a test accuracy no better than chance. Only when the decay has taken its large
 start away, at a time of order ln α / λ, α the scale of the start, does the test accuracy rise, within a time of order
-1/λ. So the delay grows as 1/λ, and test curves over λt collapse. Without weight decay it does not grok in that time.
+1/λ. So the delay grows as 1/λ, and test curves over λt collapse. With cross-entropy and from α = 4 it does not grok in
+that time without weight decay.
 
 Source: Lyu, Jin, Li, Du, Lee & Hu 2024, arXiv 2311.18817, section 2 and figure 2 (p = 97, 3763 pairs, 1024 ReLU
 units, λ = 1e-4, cross-entropy, gradient descent, the last layer 0 at the start); Theorems 3.4 and 3.5 give the time
-ln α / λ for homogeneous smooth networks and binary labels. Quadratic units: Gromov 2023, arXiv 2301.02679.
+ln α / λ for homogeneous smooth networks and binary labels. Quadratic units: Gromov 2023, arXiv 2301.02679, whose
+networks grok under plain gradient descent on the squared error without any regularisation: decay is one way, not the
+only one. What is said here of no decay holds for cross-entropy and a large start, as in Lyu et al.
 
 Departure: p = 23, 70 % of the pairs and 96 quadratic units, which are smooth: the network is homogeneous of degree 3.
 The rate follows the loss (a share of 1/mean (1 − p_y)‖∂f‖², at most h/λ), so that a run takes thousands of steps and
@@ -15,8 +18,9 @@ not millions; time is the sum of the rates. The start is large (entries N(0, α�
 large α. Once the data are fitted all depends on α exp(−λt), up to the size of the margins, ln(1/λ) less a constant:
 λt* = ln α + C, and C falls by a third of the ln of that size, so that t* grows a little less than 1/λ. Each unit k
 keeps ‖W1_k‖² − 2‖W2_k‖² but for the decay, which in the flow multiplies it by exp(−2λt): that measures what the steps
-miss. The time to fit scatters, as the rate is near what is stable then. There is no oracle for the test accuracy; the
-bands are those of the time law.
+miss. The time to fit scatters, as the rate is near what is stable then. Runs that use up their steps before
+λt = ln α + 4 (α = 12, and λ = 1e-6 at α = 8) are left out, and counted, where accuracy is judged at that time. There is
+no oracle for the test accuracy: the 0.9 asked for there is a chosen number, the other bands are those of the time law.
 """
 
 from typing import NamedTuple
@@ -31,7 +35,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, log_spaced
 from research.experiment import Experiment, Finding
-from research.labels import largest, per_seed, select, sound, table
+from research.labels import chosen_per_seed, largest, per_seed, select, sound, table
 from research.statistics import crossing, every_seed, slope, slope_within
 
 HALF = 0.5  # the test accuracy at which the network groks
@@ -88,7 +92,8 @@ def simulate(
         sums = inputs @ weights.first
         chances = jax.nn.log_softmax(sums**2 @ weights.last)
         right = jnp.take_along_axis(chances, labels[:, None], axis=1)[:, 0]
-        # ‖∂f‖² over all labels' logits: by W2 the units' squares, by W1 4 sums² W2² for each of the two codes
+        # ‖∂f‖²: by W1, over all labels' logits, 4 sums² W2² for each of the two codes; by W2 the units' squares, of one
+        # logit alone, as all p have the same: so the rate is up to p times what the whole ‖∂f‖² would make it
         size = (sums**4).sum(axis=1) + 8 * (sums**2 @ (weights.last**2).sum(axis=1))
         return -right.mean(), jnp.mean(-jnp.expm1(right) * size)
 
@@ -124,6 +129,8 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     when = lambda values, level: xr.apply_ufunc(crossing, clock, values, level, input_core_dims=cores, vectorize=True)
     fitted, grokked = when(dataset.train_accuracy, FITTED), when(dataset.test_accuracy, HALF)
     plateau = (clock > fitted) & (clock < 0.5 * logarithm)
+    last = logarithm + BEYOND
+    when_at = lambda clock, values, at: xr.apply_ufunc(_at, clock, values, at, input_core_dims=cores, vectorize=True)
     lost = -np.log(dataset.imbalance.clip(1e-30) / dataset.imbalance.isel(step=0)) / 2
     early = (clock > 0.5 * logarithm) & (clock < logarithm)
     return dataset.assign(
@@ -133,9 +140,16 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         ratio=np.log(grokked / fitted),
         time=grokked / dataset.weight_decay,
         plateau=dataset.test_accuracy.where(plateau).mean("step"),
-        end=dataset.test_accuracy.isel(step=-1),
+        end=when_at(clock, dataset.test_accuracy, last),
+        short=clock.max("step") < last,
         kept=slope_within(clock, lost, early),
     )
+
+
+def _at(clock: np.ndarray, values: np.ndarray, at: float) -> float:
+    """The value at that time, linear between recordings; NaN where the run does not get there."""
+    known = np.isfinite(clock) & np.isfinite(values)
+    return float(np.interp(at, clock[known], values[known], right=np.nan)) if known.any() else np.nan
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
@@ -173,7 +187,11 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         add(what, (0.9, 1.1), slope(logs, along.values))
     if runs.diverged.size:
         add("plateau up to λt = ln α / 2: test accuracy, a seed's largest", (0.0, chance), per_seed(runs.plateau))
-        add("test accuracy at λt = ln α + 4, a seed's least", (0.9, 1.0), per_seed(runs.end, "min"))
+        short, there = int(runs.short.sum()), ~runs.short
+        if there.any():
+            told = f" ({short} of {runs.short.size} runs end before and are left out)" if short else ""
+            what = f"test accuracy at λt = ln α + {BEYOND:g}, a seed's least{told}"
+            add(what, (0.9, 1.0), chosen_per_seed(runs.end, there, "min"))
         wrong = np.concatenate([per_seed(runs.kept, each) for each in ("min", "max")])
         add("slope of −½ ln(imbalance) on λt from ½ ln α to ln α, where the flow has 1", (0.97, 1.03), wrong)
     rates = np.unique(dataset.learning_rate.values)
@@ -182,8 +200,9 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         place = {name: float(np.unique(halved[name])[0]) for name in ("init_scale", "weight_decay")}
         whole = select(runs, **place).grokked
         add("λt* at half the rate over that at the full rate", (0.97, 1.03), per_seed(halved.grokked) / per_seed(whole))
-    if kept.diverged.size:
-        add("no weight decay: test accuracy after the same time", (0.0, HALF), per_seed(kept.end))
+    if kept.diverged.size and not kept.short.all():
+        what = f"cross-entropy, α = {float(np.max(kept.init_scale)):g}, no weight decay: test accuracy at that time"
+        add(what, (0.0, HALF), chosen_per_seed(kept.end, ~kept.short, "max"))
     return found
 
 
@@ -194,20 +213,22 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     runs = largest(runs, "learning_rate")
     decays, scales = (np.unique(runs[name].values) for name in ("weight_decay", "init_scale"))
     scale = float(scales[len(scales) // 2]) if scales.size else 0.0
+    place = {"init_scale": scale, "weight_decay": float(decays[(decays.size - 1) // 2]) if decays.size else 0.0}
+    if kept.diverged.size:
+        place = {name: float(np.max(kept[name])) for name in place}
     for number, decay in enumerate(decays[::-1].tolist()):
         for some in _curves(select(runs, init_scale=scale, weight_decay=decay)):
-            if number == len(decays) // 2:
-                plots.seeds(single, some.train_accuracy, "training", color="C0")
-                plots.seeds(single, some.test_accuracy, "test", color="C1")
-                single.set_title(f"a  α = {scale:g}, λ = {decay:g}")
             plots.seeds(collapse, some.test_accuracy, f"λ = {decay:g}", color=f"C{number}")
-    for number, some in enumerate(_curves(kept)):
-        label = None if number else "test, no weight decay"
-        plots.seeds(single, some.test_accuracy, label, color="C6", linestyle=":")
+    for some in _curves(select(runs, **place)):
+        plots.seeds(single, some.train_accuracy, "training", color="C0")
+        plots.seeds(single, some.test_accuracy, "test", color="C1")
+    for some in _curves(select(kept, **place)):
+        plots.seeds(single, some.test_accuracy, "test, no weight decay", color="C6", linestyle=":")
+    single.set_title(f"a  α = {place['init_scale']:g}, λ = {place['weight_decay']:g}")
     chance = 1 / float(np.max(dataset.modulus))
-    for axes in (single, collapse):
+    for axes, start in ((single, place["init_scale"]), (collapse, scale)):
         axes.axhline(chance, color="black", linestyle=":", linewidth=1.2, label="chance")
-        axes.axvline(np.log(scale) if scale else 1.0, color="black", linewidth=1, label="λt = ln α")
+        axes.axvline(np.log(start) if start else 1.0, color="black", linewidth=1, label="λt = ln α")
         axes.set(xlabel="λt", ylabel="accuracy", ylim=(-0.03, 1.05))
     single.set_xscale("log")
     collapse.set_title(f"b  test accuracy, α = {scale:g}")
@@ -228,7 +249,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     times.set(title="c  the delay grows as 1/λ", xscale="log", yscale="log", xlabel="weight decay λ", ylabel="time")
     law.set(title="d  and as ln α", xscale="log", xlabel="α, the scale of the start", ylabel="λt*")
     for axes in (single, collapse, times, law):
-        plots.legend(axes)
+        plots.legend(axes, **({"loc": "upper left"} if axes is law else {}))
     return figure
 
 

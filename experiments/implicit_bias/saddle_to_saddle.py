@@ -31,7 +31,7 @@ from research.experiment import Experiment, Finding
 from research.labels import lift, norm
 from research.oracles.least_squares import minimum_l1_norm, minimum_l2_norm
 from research.oracles.saddle_to_saddle import jump_times, matching_pursuit, saddles
-from research.statistics import crossing, every_seed, over_seeds, slope
+from research.statistics import crossing, every_seed, few, over_seeds, slope
 
 MOST = 40  # jumps that theory is asked for
 APART = 0.4  # from its neighbours a jump must lie to be judged
@@ -145,7 +145,8 @@ def _along(runs: xr.Dataset, variable: str) -> xr.DataArray:
     """The variable of the smallest learning rate, without tilt, by seed, decades and whatever else it has."""
     chosen = runs[variable]
     axes = [each for each in runs.diverged.dims if each not in ("seed", "decades")]
-    return chosen.isel(dict.fromkeys(axes, 0)).transpose("seed", "decades", ...).sortby("decades")
+    least = {each: int(runs[each].argmin()) if each in runs.coords else 0 for each in axes}
+    return chosen.isel(least).transpose("seed", "decades", ...).sortby("decades")
 
 
 def _squared(decades: np.ndarray) -> list[float]:
@@ -162,7 +163,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     times, pursuit = (dataset[name].transpose("seed", "jump", ...) for name in ("times", "pursuit"))
     judged = np.isfinite(seen.values[:, small]).all(axis=1) if small.any() else np.zeros(times.shape, bool)
     counted = judged.any(axis=1)
-    told = f"{int(judged.sum())} jumps of {int(counted.sum())} seeds"
+    told = f"{int(judged.sum())} of {int(np.isfinite(times.values).sum())} jumps, of {int(counted.sum())} seeds"
+    told += few(int(counted.sum()))
     extremes = lambda rows: np.concatenate([reduce(rows[counted], axis=1) for reduce in (np.nanmin, np.nanmax)])
     if small.sum() >= 2 and (counted.any() or not np.isfinite(times.values).any()):
         inverse, late = 1 / decades[small], seen.values[:, small].transpose(0, 2, 1)
@@ -182,25 +184,26 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         moved = [abs(values.sel(decades=low) - values.sel(decades=2 * low)).mean("jump").values for low in pairs]
         order = slope(np.log(pairs), np.log(np.stack(moved, axis=1)[counted]))
         said = "slope of ln|time of a jump at α − that at α²| on ln ln(1/α), mean of a seed's jumps"
+        said += few(int(counted.sum()))
         found.append(Finding.of(said, (-1.1, -0.9), every_seed(order)))
     last = np.where(judged, off.values[:, -1], np.nan)
     if counted.any() and small.any():
         said = f"α = 10^-{decades[-1]:g}: distance to the saddle at the middle of a plateau, a seed's largest, over ‖w‖"
+        said += few(int(counted.sum()))
         found.append(Finding.of(said, (0.0, 0.01), every_seed(np.nanmax(last[counted], axis=1))))
         # the saddle before a jump is the one that the jump before led to
         rival = np.pad(pursuit.values, ((0, 0), (1, 0)))[:, :-1]
         differs = judged & (rival > 0.1)
         if differs.any(axis=1).sum() > 1:
             ratios = np.where(differs, last / np.maximum(rival, 1e-300), np.nan)[differs.any(axis=1)]
-            said = (
-                f"the same over the distance to matching pursuit, where it is elsewhere: {int(differs.sum())} saddles"
-            )
+            said = "the same over the distance to matching pursuit, where it is elsewhere: "
+            said += f"{int(differs.sum())} saddles{few(len(ratios))}"
             found.append(Finding.of(said, (0.0, 0.1), every_seed(np.nanmax(ratios, axis=1))))
     done = dataset.done.values
     if done.sum() > 1:
         ends = np.log((_along(dataset, "from_l1") / _along(dataset, "from_l2")).values[done, -1])
         said = f"α = 10^-{decades[-1]:g}: ln(distance of the end to the l1 interpolant / to the l2 one)"
-        said = f"{said}, {int(done.sum())} seeds"
+        said = f"{said}, {int(done.sum())} of {done.size} seeds{few(int(done.sum()))}"
         found.append(Finding.of(said, (-np.inf, np.log(0.01)), every_seed(ends)))
     if decades[0] < 1:
         near = off.values[:, 0]
@@ -208,9 +211,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         inner[:, 0] = False
         rows = inner.any(axis=1)
         if rows.sum() > 1:
-            said = (
-                f"α = 10^-{decades[0]:g}: distance to the saddle at the middle of a plateau, mean of a seed's, over ‖w‖"
-            )
+            said = f"α = 10^-{decades[0]:g}: distance to the saddle at the middle of a plateau, mean of a seed's,"
+            said += " over ‖w‖"
             mean = np.nanmean(np.where(inner, near, np.nan)[rows], axis=1)
             found.append(Finding.of(said, (0.1, np.inf), over_seeds(mean)))
     return found

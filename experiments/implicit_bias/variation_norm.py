@@ -6,16 +6,18 @@ the hidden layer fixed as drawn it turns to the largest margin in F2, √(Σa²/
 
 Source: Chizat & Bach 2020, arXiv 2002.04486 (infinite width, infinite time, no rate for both layers); steps, data and
 figures as in their code, github.com/lchizat/2020-implicit-bias-wide-2NN: descent on ln Σ exp(−y f), whose gradient
-keeps its size, with the rate 0.5/√(t + 1), times √(Σa²/m) where only the output layer learns.
+keeps its size, with the rate 0.5/√(t + 1), times max(1, √(Σa²/m)) where only the output layer learns.
 
 Departure: Chizat & Bach have no reference for the margin, which they plot against the width; here it is divided by the
 largest there is, by linear programming over the whole sphere with a certified bracket. That takes inputs in the plane
-(and a constant), 12 of them in 3 × 3 discs; theirs in that figure have 15 entries and are 256. The largest F2 margin is
+(and a constant), 12 of them in 3 × 3 discs; theirs in that figure have 15 entries and are 256. The 12 and the 30 000
+steps were chosen after a first run with 16 and 20 000 had given 0.970 [0.877, 0.984] of it. The largest F2 margin is
 that of the m features at hand; where it is small (3 × 3 discs), the output layer takes far longer than both layers,
-so that it is judged in 2 × 2 discs too. Narrow networks are the other side: they end at a lower margin. The path norm
-bounds the F1 norm from above, so that no run can have more than the largest margin. Margins say more than classifiers:
-in one of the eight draws of 2 × 2 discs functions within 1 % of the largest margin are further from the F1 classifier
-than the F2 classifier is (by linear programming), and there a run with 98.9 % of it is not nearer to the first.
+so that it is judged in 2 × 2 discs too. Narrow networks are the other side: of eight of width 8 three end far below the
+largest margin (at 0, 0.33 and 0.74 of it), the others at 0.96 to 0.995. The path norm bounds the F1 norm from above,
+so that no run can have more than the largest margin. Margins say more than classifiers: in one of the eight draws of
+2 × 2 discs functions within 1 % of the largest margin are further from the F1 classifier than the F2 classifier is (by
+linear programming), and there a run with 98.9 % of it is not nearer to the first.
 """
 
 from collections.abc import Callable
@@ -85,7 +87,7 @@ def simulate(
     """One descent on ln Σ exp(−y f), f = Σ a max(b·x, 0)/width, all weights N(0, 1) at the start.
 
     For `both` 0 the hidden layer stays and a starts at 0. The learning rate is that of a unit's own weights, times
-    `width` for the mean over units, over √(t + 1).
+    `width` for the mean over units, over √(t + 1); for `both` 0 it is times max(1, √(Σa²/width)) too.
     """
     data_key, init_key = jax.random.split(key)
     X, y = clustered(data_key, samples, clusters)
@@ -156,8 +158,10 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     add(wide, "slope on ln t of ln(the missing share), last decade", (-np.inf, 0.0), "closing", over_seeds)
     if np.unique(hard.width.values).size > 1:
         rows = table(hard.assign(final=_end(hard, "share")), "final", "width")
-        said = f"what width {int(rows.width[-1])} has more than width {int(rows.width[0])} of that share"
-        found.append(Finding.of(said, (0.0, np.inf), over_seeds((rows.isel(width=-1) - rows.isel(width=0)).values)))
+        narrow, widest = rows.isel(width=0), rows.isel(width=-1)
+        below = f"{int((narrow < REACHED[0]).sum())} of {narrow.size} seeds have less than {REACHED[0]}"
+        said = f"what width {int(widest.width)} has more than width {int(narrow.width)} (there {below}) of that share"
+        found.append(Finding.of(said, (0.0, np.inf), every_seed((widest - narrow).values)))
     for clusters in dict.fromkeys((few, most)):
         data, runs = f"{clusters}² discs", select(alone, clusters=clusters)
         for number, rate in enumerate(np.unique(dataset.learning_rate.values).tolist()):
@@ -244,9 +248,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         ylabel="margin / path norm, share of largest",
         ylim=(0.0, 1.05),
     )
-    times.set(
-        title="d  both layers, in time", xlabel="step", ylabel="margin / path norm, share of largest", ylim=(0.0, 1.05)
-    )
+    times.set(title="d  both layers, in time", xlabel="step", ylabel="margin / path norm, share of largest")
+    times.set_ylim(0.0, 1.05)
     alone.set(
         title="e  output layer alone, in time",
         xlabel="step",

@@ -129,7 +129,7 @@ def symmetric_eigenvectors(
     rows = len(matrix)
     odd = rows % 2
     # a row on its own, below all others by Gershgorin's theorem, makes the number even
-    low = -2 * jnp.max(jnp.sum(jnp.abs(matrix), axis=1)) - 1
+    low = -2 * jnp.max(jnp.sum(jnp.abs(matrix), axis=1))  # no more, or `limit` would be of its size
     whole = jnp.pad(matrix, (0, odd)).at[-1, -1].set(low) if odd else matrix
     size, half = rows + odd, (rows + odd) // 2
     # all pairs meet once in size − 1 rounds: the first stays, the others go round (a round-robin tournament)
