@@ -97,6 +97,12 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
+def _stacked(runs: xr.Dataset) -> xr.Dataset:
+    """The runs with every axis but the seeds as one, `cell`."""
+    axes = [each for each in runs.diverged.dims if each != "seed"]
+    return runs.stack(cell=axes, create_index=False) if axes else runs.expand_dims("cell", axis=-1)
+
+
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The counterexample, its regret, the other two methods, the critical b2, and Adam's usual settings."""
     found: list[Finding] = []
@@ -108,12 +114,12 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     plain = select(dataset, b1=0.0)
     plain = plain if plain.diverged.size else dataset
-    axis = [each for each in plain.diverged.dims if each != "seed"]
+    plain = _stacked(plain)
     share = float(plain.judged.mean())
     what = f"Adam, b1 = 0: share of a seed's runs that are not on the side of the critical b2 ({share:.0%} had time)"
-    add(what, (0.0, 0.0), plain, plain.misplaced.mean(axis, skipna=True).where(plain.known.all()))
-    own = np.flatnonzero(np.atleast_1d(np.isclose(plain.b2 * (1 + plain.large**2), 1)))
-    judged = plain.isel({axis[0]: own}) if axis else plain
+    add(what, (0.0, 0.0), plain, plain.misplaced.mean("cell", skipna=True).where(plain.known.all()))
+    own = np.isclose(plain.b2 * (1 + plain.large**2), 1) & np.ones(plain.sizes["cell"], bool)
+    judged = plain.isel(cell=np.flatnonzero(own))
     said = "Adam, b1 = 0, b2 = 1/(1 + C²)"
     near = (1 - judged.end.isel(method=0)) / judged.allowed
     add(f"{said}: distance to the worst point +1, over one step", (0.0, 1.0), judged, near)
@@ -123,8 +129,9 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         regret = judged.late.isel(method=0)
         add(f"{said}: late regret a step over 2(C − 2)/3", (1 - slack, 1 + slack), judged, regret, "min", "max")
     for number, name in ((1, "AMSGrad"), (2, "gradient descent")):
-        farthest = (dataset.end.isel(method=number) + 1) / (dataset.large * dataset.learning_rate)
-        worst = farthest * float(dataset.step.max()) ** 0.5
+        # AMSGrad's denominator is C from the first step on, so that it moves by η/√t at most, gradient descent by Cη/√t
+        longest = dataset.learning_rate * (dataset.large if name == "gradient descent" else 1)
+        worst = (dataset.end.isel(method=number) + 1) / longest * float(dataset.step.max()) ** 0.5
         add(f"{name}, every C and b2: distance to the best point −1, over one step", (0.0, 1.0), dataset, worst)
     usual = select(dataset, b1=0.9, b2=0.999)
     add("Adam, b1 = 0.9, b2 = 0.999: x at the end", (-1.0, -0.9), usual, usual.end.isel(method=0), "min", "max")
@@ -147,11 +154,11 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         for place, label in ((1.0, "worst point"), (-1.0, "best point")):
             line = {"linestyle": "--" if place > 0 else ":"}
             plots.theory(paths, one.step, np.full(one.sizes["step"], place), label, **line)
-    ends = plain.end.isel(method=0).median("seed")
-    large, b2 = (np.atleast_1d(plain[name].values) for name in ("large", "b2"))
-    values = np.atleast_1d(ends.values)
-    if len(values) == len(large) == len(b2):
-        dots = plane.scatter(large, b2, c=values, cmap="coolwarm", vmin=-1, vmax=1, s=36)
+    if plain.diverged.size:
+        cells = _stacked(plain)
+        ends = cells.end.isel(method=0).median("seed")
+        large, b2 = (cells[name].values + np.zeros(ends.size) for name in ("large", "b2"))
+        dots = plane.scatter(large, b2, c=ends.values, cmap="coolwarm", vmin=-1, vmax=1, s=36)
         figure.colorbar(dots, ax=plane, label="where Adam ends (+1 is worst)")
     dense = np.geomspace(2.02, 12, 80)
     plots.theory(plane, dense, [critical_b2(each) for each in dense], "critical b2")

@@ -11,8 +11,8 @@ gradient descent learning algorithms" (the body with friction); the oracle integ
 
 Departure: a bowl x²/2 with a dent of width 0.3 at x = 2, of six depths; in the last it is the better minimum. Starts at
 rest between 2.6 and 4.2 on either side. The body is the limit of small rates, right to the order of √η = 0.03: judged
-are the starts whose fate is the same for a friction and an amplitude of the start 10 % larger and smaller, away from
-the separatrix, and these are counted.
+are the starts whose fate is the same for a friction 10 % larger and smaller and from places up to 0.26 away (10 % of
+the nearest start), away from the separatrix, and these are counted.
 """
 
 from typing import NamedTuple
@@ -78,7 +78,9 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     asked = foreseen.where(within)
     low, high = asked.min(["friction_factor", "place"]), asked.max(["friction_factor", "place"])
     certain = foreseen.notnull().all(["friction_factor", "place"])
-    dent = (dataset.position.sel(step=dataset.steps) > DENT).astype(float)
+    last = dataset.position.sel(step=dataset.steps)
+    dent = (last > DENT).where(last.notnull())
+    ended = last.notnull().all("body")
     clear = (low == high) & certain
     held = xr.apply_ufunc(_worse, dataset.depth, vectorize=True)
     side = initial > 0
@@ -86,11 +88,12 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         initial=initial,
         dent=dent,
         clear=clear,
-        agree=(dent == low).where(clear).mean("body").where(certain),
+        agree=(dent == low).where(clear).mean("body").where(certain & ended),
+        certain=certain & ended,
         judged=clear.mean("body"),
         worse=held,
-        escapes=(1 - dent).where(side).mean("body"),
-        trapped=dent.where(~side).mean("body"),
+        escapes=(1 - dent).where(side).mean("body").where(ended),
+        trapped=dent.where(~side).mean("body").where(ended),
         foreseen_escape=(1 - foreseen.isel(friction_factor=1)).isel(place=PLACES > 0).mean("place", skipna=False),
         foreseen_trap=foreseen.isel(friction_factor=1).isel(place=PLACES < 0).mean("place", skipna=False),
     )
@@ -112,10 +115,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             found.append(Finding.of(what, band, every_seed(per_seed(values, reduce))))
 
     share = float(dataset.judged.mean())
-    known = (
-        dataset.agree.notnull().all(others) | (dataset.judged.min(others) == 0) if others else dataset.agree.notnull()
-    )
-    right = dataset.agree.mean(others).where(known) if others else dataset.agree
+    # a cell in which no start is away from the separatrix says nothing; one that is not certified or diverged voids all
+    right = dataset.agree.mean(others).where(dataset.certain.all(others)) if others else dataset.agree
     said = f"share of the starts away from the separatrix ({share:.0%} of all) that end where the body does"
     add(said, (0.99, 1.0), dataset, right)
     plain = select(dataset, momentum=0.0)
@@ -131,8 +132,12 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         add("gradient descent: share from the left that ends in the dent", (0.0, 0.0), plain, plain.trapped, "max")
     heavy = select(dataset, momentum=lambda beta: beta > 0)
     if heavy.diverged.size:
-        what = "momentum: share that escapes from a worse local minimum, the most of any depth and momentum"
-        add(what, (0.99, 1.0), heavy, heavy.escapes.where(heavy.worse, 0.0), "max")
+        foreseen = heavy.foreseen_escape.where(heavy.worse)
+        for share, words, band, reduce in ((1.0, "every", (0.99, 1.0), "min"), (0.0, "no", (0.0, 0.01), "max")):
+            if bool((foreseen == share).any()):
+                what = f"momentum, worse local minima that the body leaves from {words} start: share that escapes"
+                values = heavy.escapes.where(foreseen == share, share).where(heavy.foreseen_escape.notnull())
+                add(f"{what}, {'least' if share else 'most'} of these depths and momenta", band, heavy, values, reduce)
         what = "momentum: share from the left that ends in the dent, past the better minimum, the most of any"
         add(what, (0.0, np.inf), heavy, heavy.trapped.where(heavy.worse, 0.0), "max")
     return found

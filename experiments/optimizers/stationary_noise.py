@@ -162,8 +162,14 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
                 # the factors (1 − ηh/2)/(1 − ηh/2(1 + β)) are what is neglected
                 spread = allowed + max(rate, other) / 2
                 found.append(Finding.of(what, (1 - spread, 1 + spread), over_seeds(ratio / first)))
-    for a in np.unique(dataset.exponent.values[np.isfinite(dataset.exponent.values)]).tolist():
-        runs = dataset.sel({dataset.exponent.dims[-1]: dataset.exponent == a}) if dataset.exponent.ndim else dataset
+    scheduled = small(select(dataset, momentum=0.0))
+    if not scheduled.diverged.size:
+        return found
+    axes = [each for each in scheduled.diverged.dims if each != "seed"]
+    cells = scheduled.assign(exponent=scheduled.exponent + 0.0 * scheduled.diverged.any("seed"))
+    cells = cells.stack(cell=axes, create_index=False) if axes else cells.expand_dims("cell")
+    for a in np.unique(cells.exponent.values[np.isfinite(cells.exponent.values)]).tolist():
+        runs = cells.isel(cell=np.flatnonzero(cells.exponent.values == a))
         power = -min(1.0, 2 * a)
         # beyond the leading power the variance has t^-2a for a > 1/2, t^-1 for a < 1/2: what that does to the slope
         # over the last decade is read off the exact recursion
