@@ -7,7 +7,7 @@ al. 2014, arXiv 1412.6806) does both. Biases take no part on the way back, and n
 transposed filter: pixels may be negative.
 
 The model is taken as it is. Its traced program is run again operation by operation, with another rule for the way back
-at each ReLU, whatever it is written as: `nn.relu(x)`, `jnp.maximum(x, 0)`, `jnp.where(x > 0, x, 0)`.
+at each ReLU, however it is written: `nn.relu(x)`, `jnp.maximum(x, 0)`, `jnp.where(x > 0, x, 0)` or `(x < 0, 0, x)`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +31,7 @@ KIND = "intermediates"
 SUMS = {"add", "add_any", "concatenate", "cumsum", "neg", "reduce_sum", "reduce_window_sum", "rev", "slice", "sub"}
 PRODUCTS = {"conv_general_dilated", "dot_general", "mul"}
 OPERAND = {"div", "dynamic_slice", "gather", "pad"}  # linear in the first
+PARTS = KEEPS | MOVES | {"dynamic_slice", "gather", "pad", "rev", "slice"}  # entries of the first, as they are
 
 
 def projection(
@@ -51,8 +52,8 @@ def projection(
     unit sends back, by default its output, rectified, and 1 for the gradient. Deconvnet and guided backpropagation are
     positively homogeneous in it. `options` go to `model.apply` (train=False).
 
-    Max-pooling may be `nn.max_pool`, `jnp.max` over axes or a maximum of slices; of equal maxima the first is taken
-    (`jnp.maximum`'s left one). Raises ValueError that names the argument for a bad one, and where "deconvnet" and
+    Max-pooling may be `nn.max_pool`, `jnp.max` over axes or a maximum of slices of one map; of equal ones it takes the
+    first (`jnp.maximum`'s left). Raises ValueError that names the argument for a bad one, and where "deconvnet" and
     "guided" are not defined: for a model that has something else between picture and unit than ReLUs, max-pooling, and
     what is linear (a tanh, statistics of the batch, a loop). "gradient" takes any model.
     """
@@ -188,14 +189,16 @@ def _calls(seen: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Array
 class _Value:
     """A value, whether it depends on the picture (`moving`), and what is known of it.
 
-    `zero` says that it is filled with zeros, `positive` whose entries it says to be positive, and `refused` which
-    operation on the way from the picture has no rule.
+    `zero` says that it is filled with zeros, `positive` and `negative` of whose entries it says that, `whole` the map
+    that it is a part of, and `refused` which operation on the way from the picture has no rule.
     """
 
     value: Any
     moving: bool = False
     zero: bool = False
     positive: "_Value | None" = None
+    negative: "_Value | None" = None
+    whole: "_Value | None" = None
     refused: str = ""
 
 
@@ -242,13 +245,15 @@ class _Interpreter:
             ruled = self.ruled(name, params, inputs)
             if ruled is not None:
                 return [ruled]
-            refused = "" if _linear(name, params, moving) else name
+            yes_or_no = name == "convert_element_type" and not jnp.issubdtype(inputs[0].value.dtype, jnp.floating)
+            refused = "" if _linear(name, params, moving) and not yes_or_no else name
         if refused:
             return [_Value(None, True, refused=refused) for _ in equation.outvars]
         answer = equation.primitive.bind(*[each.value for each in inputs], **params)
         zero = name in KEEPS | MOVES | {"convert_element_type"} and inputs[0].zero
         answers = answer if equation.primitive.multiple_results else [answer]
-        return [_Value(each, any(moving), zero) for each in answers]
+        whole = inputs[0].whole or inputs[0] if name in PARTS and inputs[0].moving else None
+        return [_Value(each, any(moving), zero, whole=whole) for each in answers]
 
     def ruled(self, name: str, params: Mapping[str, Any], inputs: list[_Value]) -> _Value | None:
         """The result where it is that of a ReLU or of max-pooling, or the condition of a ReLU; else None."""
@@ -257,15 +262,21 @@ class _Interpreter:
             left, right = inputs
             if left.zero or right.zero:
                 return rectified(right if left.zero else left)
-            if left.moving and right.moving:
-                return _Value(jnp.where(left.value >= right.value, left.value, right.value), True)
+            whole = left.whole or left
+            if whole is (right.whole or right):  # else a maxout, or |x| as max(x, -x)
+                return _Value(jnp.where(left.value >= right.value, left.value, right.value), True, whole=whole)
         if name in {"gt", "ge", "lt", "le"}:
             large, small = inputs if name in {"gt", "ge"} else inputs[::-1]
             if small.zero:
                 return _Value(large.value > 0, True, positive=large)
-        if name == "select_n" and inputs[0].positive is not None:
+            if large.zero:
+                return _Value(small.value < 0, True, negative=small)
+        if name == "select_n" and len(inputs) == 3:
             condition, otherwise, chosen = inputs
-            return rectified(chosen) if otherwise.zero and chosen is condition.positive else None
+            if otherwise.zero and chosen is condition.positive:
+                return rectified(chosen)
+            if chosen.zero and otherwise is condition.negative:
+                return rectified(otherwise)
         if name == "reduce_max":
             value, axes = inputs[0].value, params["axes"]
             kept = [axis for axis in range(value.ndim) if axis not in axes]

@@ -115,10 +115,14 @@ def halved(maps: Float[Array, "image row column channel"]) -> Float[Array, "imag
 def drawn_at_once(key: Array, network: linen.Module, inputs: Array) -> Any:
     """Return variables for a network: kernels uniform between ±√(6 / fan_in) (He et al. 2015, ReLU), the rest zero.
 
-    As `network.init` has them in structure, shape and dtype, in a single draw: that compiles ten times as fast.
+    As `network.init` has them in structure, shape and dtype, in a single draw: that compiles ten times as fast. Raises
+    ValueError for a network with anything but kernels and biases: a normalisation's scale is not to be zero.
     """
     shapes = jax.eval_shape(network.init, key, inputs)
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    names = {str(getattr(path[-1], "key", path[-1])) for path, _ in leaves}
+    if strangers := sorted(names - {"kernel", "bias"}):
+        raise ValueError(f"network has {', '.join(strangers)}; it takes one with kernels and biases alone")
     sizes = [int(np.prod(leaf.shape)) for _, leaf in leaves]
     whole = jax.random.uniform(key, (sum(sizes),), inputs.dtype, -1, 1)
     drawn = []

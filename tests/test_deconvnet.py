@@ -36,6 +36,7 @@ class Net(nn.Module):
 
 SPELLINGS = {
     "Flax": Net(),
+    "below": Net(relu=lambda x: jnp.where(x < 0, 0, x)),
     "jnp": Net(
         relu=lambda x: jnp.maximum(0.0, x),
         pool=lambda x: x.reshape(len(x), x.shape[1] // 2, 2, -1, 2, x.shape[3]).max((2, 4)),
@@ -171,6 +172,20 @@ def test_what_is_linear_passes_and_what_is_not_is_refused_by_name():
         with pytest.raises(ValueError, match=f"model has '{name}' between the picture and Conv_1"):
             projection(Net(relu=function), VARIABLES, image, ("Conv_1", 1))
         assert projection(Net(relu=function), VARIABLES, image, ("Conv_0", 1)).shape == (8, 8, 1)
+
+
+NO_RELU = {
+    "max": (lambda x: jnp.maximum(x, -x), lambda x: jnp.maximum(x, 0.1 * x), lambda x: jnp.maximum(x, jnp.sum(x))),
+    "select_n": (lambda x: jnp.where(x < 0, x, 0), lambda x: jnp.where(x > 0, 0, x)),
+    "convert_element_type": (lambda x: (x > 0).astype(float),),
+}
+
+
+@pytest.mark.parametrize("name", NO_RELU)
+def test_what_resembles_a_relu_or_pooling_is_refused(name):
+    for function in NO_RELU[name]:
+        with pytest.raises(ValueError, match=f"model has '{name}' between the picture and Conv_1"):
+            projection(Net(relu=function), VARIABLES, PICTURES[0][..., None], ("Conv_1", 1))
 
 
 IMAGE = PICTURES[0][..., None]

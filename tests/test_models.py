@@ -204,3 +204,6 @@ def test_variables_drawn_at_once_have_the_shapes_of_init_and_the_variance_of_he(
     assert not any(np.any(layer["bias"]) for layer in variables["params"].values())
     kernel = variables["params"]["hidden"]["kernel"]
     assert float(jnp.var(kernel)) == pytest.approx(2 / kernel.shape[0], rel=0.03)  # uniform: spread √(0.8/n) = 0.5 %
+    for normalised, names in ((linen.BatchNorm(False), "mean, scale, var"), (linen.LayerNorm(), "scale")):
+        with pytest.raises(ValueError, match=f"network has {names}; it takes"):
+            drawn_at_once(KEY, normalised, picture)

@@ -6,13 +6,14 @@ with shifts of the picture: exactly in the interior, not at padded borders, and 
 Sobel kernel on a step of height h is 4h beside the edge and 0 elsewhere, on a ramp 8 times the slope. Pooling of
 windows k with stride s leaves floor((n − k)/s) + 1 values a side, one in four for k = s = 2, and its gradient puts
 what comes back at the maxima, no more and no less. That pooling makes a network invariant to small shifts is half
-true: of white noise a shift by one leaves a third of the maxima as they were, of a lone pixel half.
+true: of white noise a shift by one leaves a third of the maxima as they were, of a bright column half.
 
 Source: Textbook (Goodfellow, Bengio & Courville 2016, Deep Learning, sections 9.1 to 9.3); Dumoulin & Visin 2016, arXiv
 1603.07285, relationship 6 and section 3 for sizes; the share (k − d)/(k + d) of maxima that stay is derived in
 research/oracles/convolution.py. That networks with pooling are not shift-invariant: Zhang 2019, arXiv 1904.11486.
 
-Departure: None of this needs training, so the axes are seed and shift. Pictures are white noise and digits.
+Departure: None of this needs training, so the axes are seed and shift. Pictures are white noise and digits. Left out:
+whether filters that a network has learnt are edge detectors, by their orientation energy against random filters.
 """
 
 from typing import Any, NamedTuple
@@ -175,7 +176,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         off = 5 * (2 / 9 / windows) ** 0.5
         kept = "shift by one: share of 2 × 2 maxima of white noise that stay"
         add(f"{kept} (theory 1/3)", (1 / 3 - off, 1 / 3 + off), one.noise_kept, "mean")
-        add("shift by one: share of places from which a lone pixel moves no maximum", (0.5, 0.5), one.pixel_kept)
+        add("shift by one: share of places from which a bright column moves no maximum", (0.5, 0.5), one.pixel_kept)
         ratio = one.digit_pooled / one.digit_moved
         level = f"{float(one.digit_pooled.mean()):.2f} of {float(one.digit_moved.mean()):.2f}"
         add(f"shift by one: relative change of pooled digits over that of digits ({level})", (0, 1), ratio)
@@ -198,7 +199,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     plots.theory(edge, place, expected, "4 beside the edge")
     edge.set(title="b  an edge detector on a step", xlabel="column", ylabel="response over the step's height")
     shifts = np.unique(dataset["shift"].values)
-    for number, (name, label) in enumerate((("noise_kept", "white noise"), ("pixel_kept", "lone pixel"))):
+    for number, (name, label) in enumerate((("noise_kept", "white noise"), ("pixel_kept", "bright column"))):
         plots.points(kept, dataset["shift"], dataset[name], label, color=f"C{number}", markersize=4)
     rows = np.linspace(0, shifts.max(), 50)
     plots.theory(kept, rows, np.maximum((2 - rows) / (2 + rows), 0), "(2 − d)/(2 + d)")

@@ -12,7 +12,7 @@ Departure: Digits of 8 × 8 pixels, squares of 3 × 3, in the mean grey of the d
 ground, which Zeiler & Fergus do not try: a grey square also draws something where there was nothing. The object is
 where there is ink: probabilities are to fall by more under squares that hide more of it than half of them do. Whether
 the pixels of deconvnet, guided backpropagation or gradient under a square foretell what covering them does is asked by
-rank correlation; no theorem says so.
+rank correlation; no theorem says so. A map that is zero throughout has no ranks: it is left out and counted.
 """
 
 from typing import Any, NamedTuple
@@ -169,6 +169,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         full_gap=away(written, dataset.first_order).median(["picture", "square"], skipna=False),
         foretold=rank(dataset.lost, dataset.first_order),
         by_map=rank(dataset.lost, under),
+        silent=(dataset.maps == 0).all(["row", "column"]),
         hidden_fall=(
             dataset.fall.where(hides).mean(["picture", "square"])
             - dataset.fall.where(~hides).mean(["picture", "square"])
@@ -204,9 +205,9 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         for place, method in enumerate(METHODS):
             more = (one.foretold - one.by_map.isel(method=place)).where(learnt)
             level = float(one.by_map.isel(method=place).where(learnt).mean())
-            what = (
-                f"{said}: that correlation less the one with the {method}'s own pixels below the square ({level:.2f})"
-            )
+            zero = int(end.silent.isel(method=place).sum())
+            what = f"{said}: that correlation less the one with the {method}'s own pixels below the square"
+            what += f" ({level:.2f}; {zero} of {end.silent.isel(method=place).size} maps are zero)"
             found.append(Finding.of(what, (0.0, np.inf), over_seeds(per_seed(more, "mean"))))
     return found
 

@@ -11,7 +11,8 @@ networks", section 2. The effective receptive field: Luo, Li, Urtasun & Zemel 20
 Departure: Random architectures of convolutions and mean pooling along one axis, strides at most the filter (else the
 field has holes), weights positive and nothing rectified, so that no effect cancels; and in two dimensions the network
 of this project with ReLU and max-pooling, whose field is the union of what matters over many pictures. Luo et al. also
-train networks and look at Gaussian weights, which is left out.
+train networks and look at Gaussian weights, which is left out. Filters of three ones are sums of neighbours, no layers:
+what is found of them is arithmetic, a check of the theory and of the figure, which no network can fail.
 """
 
 from typing import Any, NamedTuple
@@ -137,21 +138,26 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     add("network of this project, second convolution: share of pixels off its 8 × 8 field", (0, 0), dataset.own_wrong)
     last = dataset.kernels.where(dataset.kernels > 1).max("layer")
     several = (dataset.kernels > 1).sum("layer") > 1
-    rival = (dataset.field_size / last).where(several, np.inf).min("architecture")
-    add("two layers and more: field over the largest filter, the least", (1, np.inf), rival)
+    matter = (dataset.effects != 0).sum("place").min("weighting")
+    rival = (matter / last).where(several, np.inf).min("architecture")
+    add("two layers and more: inputs that matter over the largest filter, the least", (1, np.inf), rival)
     add(
         "weights one: variance of the effective field over Σ j² (k² − 1)/12, distance to 1",
         (0, 1e-10),
         dataset.variance_gap,
     )
     gap = abs(dataset.deviation / dataset.expected_deviation - 1).max("depth", skipna=False)
-    add("filters of three ones: deviation of the effective field over √(2n/3), distance to 1", (0, 1e-10), gap)
+    add(
+        "check, filters of three ones written out: deviation of the effective field over √(2n/3), distance to 1",
+        (0, 1e-10),
+        gap,
+    )
     if dataset.sizes["depth"] > 4:
         # d ln(√n/(2n + 1))/d ln n = −1/2 + 1/(2n + 1)
         layers = np.arange(4, dataset.sizes["depth"] + 1)
         part = dataset.deviation.isel(depth=slice(3, None)).transpose(..., "depth")
         falls = xr.DataArray(slope(np.log(layers), np.log(part.values / (2 * layers + 1))), dims=part.dims[:-1])
-        what = "share of the field that is effective: slope of its logarithm on that of the depth, from 4 layers"
+        what = "check, the same: slope of the effective share's logarithm on that of the depth, from 4 layers"
         add(what, (-0.5, -0.5 + 1 / 9), falls.broadcast_like(dataset.misplaced))
     return found
 

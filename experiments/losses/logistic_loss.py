@@ -13,8 +13,9 @@ by ε/4, so that 1 - p is off by 3ε/4 at most; the second alone, spread evenly,
 
 Departure: The digits are lost on one side. For label 1 and z → -∞ nothing is subtracted, and the steps hold until
 e^z is too small for the format, z = -87.3 in float32 and -708.4 in float64. A loss that is not finite counts as an
-error of its whole size. The slope of a sample that is right beyond doubt is tiny, and not all digits of it survive
-automatic differentiation, which adds 1, -1 and the tiny part in its own order: refuted as far as relative errors go.
+error of its whole size. The slope of a sample that is right beyond doubt is tiny. In the form written by hand not all
+digits of it survive automatic differentiation, which adds 1, -1 and the tiny part in its own order: refuted as far as
+relative errors go. Optax's form, -y ln σ(z) - (1 - y) ln σ(-z), keeps them.
 
 Bands: The stable forms have five operations; 32 roundings ε are allowed, since exp and log1p are not rounded correctly.
 """
