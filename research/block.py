@@ -75,7 +75,11 @@ class Machine:
 
 
 class Block:
-    """Runs that are on the machine together; `mapped` holds a row for each, of which a process takes its share."""
+    """Runs that are on the machine together; `mapped` holds a row for each, of which a process takes its share.
+
+    `steps` are those that its lanes have taken, idle ones in a batch that goes on among them, and `ahead` those that
+    would have been taken had no run ended early.
+    """
 
     def __init__(self, machine: Machine, mapped: Any) -> None:
         share = processes.share(len(jax.tree.leaves(mapped)[0]))
@@ -86,6 +90,7 @@ class Block:
         self.strides = np.diff(self.at, prepend=0).astype(np.int32)
         self.record, self.taken = 0, 0
         self.live = np.ones(self.runs, bool)
+        self.steps, self.ahead = 0, 0
 
     def computed(self, report: Callable[[float], None], kept: Kept | None = None) -> Arrays:
         """What the runs recorded, by name, and whether and when each diverged; rows in the order of the runs."""
@@ -93,7 +98,8 @@ class Block:
         if not self._resumed(kept):
             self._arrange(np.arange(self.runs), self.runs)
             self.carry = self._call("start", None, ())
-        unkept = 0.0
+        unkept, began, slots = 0.0, self.taken, int(self.batches.sum()) * self.layout.lanes
+        self.ahead = slots * (total - began)
         while self.record < len(self.at) and processes.agreed(float(self.live.any())):
             target = min(total, self.taken + self._steps())
             last = int(np.searchsorted(self.at, target, side="right"))
@@ -102,6 +108,7 @@ class Block:
             self._learn(spent, target - self.taken)
             if last < len(self.at):
                 self.strides[last] -= rest
+            self._count(target)
             self.record, self.taken = last, target
             self._look()
             unkept += spent
@@ -169,6 +176,14 @@ class Block:
             machine, batches = self.machine, max(1, self.batches.max())
             step = (spent / batches - machine.drawing) / steps
             machine.step = float(np.clip(step, machine.step / 8, 8 * machine.step))
+
+    def _count(self, target: int) -> None:
+        """Add the steps up to `target`: a batch takes as many as the last of its runs."""
+        status, ended = local(self.carry.status), local(self.carry.ended_at)
+        until = np.where(status == RUNNING, target, self.at[ended]).reshape(self.layout.here, -1, self.layout.lanes)
+        worked = np.arange(until.shape[1]) < self.batches[:, None]
+        taken = np.clip(until.max(axis=2) - self.taken, 0, None)
+        self.steps += int(taken[worked].sum()) * self.layout.lanes
 
     def _look(self) -> None:
         self.live = self._by_run(local(self.carry.status)) == RUNNING

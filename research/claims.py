@@ -43,6 +43,7 @@ def _sections(text: str) -> dict[str, str]:
 def _claim(outcome: report.Outcome, root: Path) -> str:
     facts = json.loads(outcome.dataset.attrs["provenance"])
     runs, diverged = report.counted(outcome.dataset)
+    spared = report.spared(outcome.dataset)
     linked = re.sub(
         r"arXiv[: ](\d{4}\.\d{4,5})",
         r"[arXiv:\1](https://arxiv.org/abs/\1)",
@@ -58,7 +59,7 @@ def _claim(outcome: report.Outcome, root: Path) -> str:
         f"**Claim.** {report.section(outcome.documentation, 'Claim')}\n\n**Source.** {linked}\n\n"
         f"| statement | theory's band | measured [95 %] | status |\n|---|---|---|---|\n{rows}\n\n"
         f"[figure]({outcome.figure.relative_to(root)}) · {runs} runs, {diverged} diverged · "
-        f"{facts['device']} · {facts['wall_seconds']:.0f} s\n"
+        f"{facts['device']} · {facts['wall_seconds']:.0f} s{spared and f' · {spared}'}\n"
     )
 
 

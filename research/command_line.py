@@ -142,7 +142,8 @@ def _ended(job: Job, options: argparse.Namespace, interruption: Interruption) ->
     except Exception as problem:
         return _failure(job, problem)
     if isinstance(outcome, report.Outcome):
-        report.plain(f"  {time.perf_counter() - began:.1f} s; figure {outcome.figure}")
+        told = [f"{time.perf_counter() - began:.1f} s", report.spared(outcome.dataset), f"figure {outcome.figure}"]
+        report.plain("  " + "; ".join(filter(None, told)))
     return outcome
 
 

@@ -181,24 +181,36 @@ def check_at_most(dataset: xr.Dataset, parameter: str, limit: str) -> None:
         raise ValueError(f"{parameter} takes at most {limit} = {most:g}, got {given:g}")
 
 
-def per_seed(values: xr.DataArray, reduce: str = "max") -> np.ndarray:
-    """One number a seed: `reduce` (max, min, mean, median, sum …) over every other dimension, NaN not skipped."""
+def per_seed(values: xr.DataArray, *reduce: str) -> np.ndarray:
+    """One number a seed: max, or each `reduce` (min, mean, median, sum …) over every other dimension, NaN not skipped.
+
+    Of several the rows are in their order, seeds last: what `every_seed` takes for a statement about all runs.
+    """
     others = [dimension for dimension in values.dims if dimension != "seed"]
     if not all(values.sizes.values()):
-        return np.full(values.sizes["seed"], np.nan)
-    return np.atleast_1d((getattr(values, reduce)(others, skipna=False) if others else values).values)
+        rows = [np.full(values.sizes["seed"], np.nan) for _ in reduce or ("max",)]
+    else:
+        reduced = (getattr(values, each)(others, skipna=False) if others else values for each in reduce or ("max",))
+        rows = [np.atleast_1d(row.values) for row in reduced]
+    return np.stack(rows) if len(rows) > 1 else rows[0]
 
 
 def chosen_per_seed(values: xr.DataArray, chosen: xr.DataArray, *reduce: str) -> np.ndarray:
-    """One number a seed, for each `reduce` in turn (min, max, median, mean), over its chosen runs.
+    """As `per_seed`, over the chosen runs of each seed.
 
     Seeds that have none are left out; NaN where the value of a chosen run is not known.
     """
     values, chosen = xr.broadcast(values, chosen)
     others = [dimension for dimension in chosen.dims if dimension != "seed"]
-    unknown = (chosen & values.isnull()).any(others)
-    rows = [getattr(values.where(chosen), each)(others).where(~unknown) for each in reduce]
-    return np.concatenate([np.atleast_1d(row.values)[np.atleast_1d(chosen.any(others).values)] for row in rows])
+    unknown, some = (chosen & values.isnull()).any(others), np.atleast_1d(chosen.any(others).values)
+    reduced = (getattr(values.where(chosen), each)(others).where(~unknown) for each in reduce)
+    rows = [np.atleast_1d(row.values)[some] for row in reduced]
+    return np.stack(rows) if len(rows) > 1 else rows[0]
+
+
+def first_arm(dataset: xr.Dataset) -> xr.Dataset:
+    """The first grid point of these runs: its dataset of dimensions seed, step and own ones."""
+    return dataset.isel({dimension: 0 for dimension in dataset.diverged.dims if dimension != "seed"})
 
 
 def recorded(run: xr.Dataset, variable: str = "loss") -> xr.Dataset:

@@ -50,11 +50,12 @@ def over_seeds(values: Any, statistic: Callable[..., Any] = np.mean) -> Estimate
 def every_seed(values: Any) -> Estimate:
     """The median of one number a seed, with the range over all seeds: for a theorem that spares no seed.
 
-    The range of n seeds covers the median with probability 1 − 2 · 2⁻ⁿ: more than 95 % from six seeds on. NaN for fewer
-    than two values or any that is not finite.
+    The range of n seeds covers the median with probability 1 − 2 · 2⁻ⁿ: more than 95 % from six seeds on. Several
+    numbers a seed (its least and largest run) are rows, seeds last. NaN for fewer than two seeds and for any number
+    that is not finite.
     """
-    sample = np.asarray(values, dtype=float).ravel()
-    if sample.size < 2 or not np.isfinite(sample).all():
+    sample = np.asarray(values, dtype=float)
+    if not sample.ndim or sample.shape[-1] < 2 or not np.isfinite(sample).all():
         return NOTHING
     return Estimate(float(np.median(sample)), (float(sample.min()), float(sample.max())))
 
@@ -85,6 +86,17 @@ def share(hits: Any) -> Estimate:
     sample = numbers.astype(bool)
     answer = stats.binomtest(int(sample.sum()), sample.size).proportion_ci(0.95, method="exact")
     return Estimate(float(sample.mean()), (float(answer.low), float(answer.high)))
+
+
+def largest_score(scores: Any, degrees: int | float = np.inf) -> tuple[Estimate, float]:
+    """The largest |score| of several means, and what all of them stay below with probability 95 % (Bonferroni).
+
+    A score is (mean − theory) / its standard error: of Student's law with so many degrees of freedom, by default the
+    normal one. NaN where there is none, or one of them is NaN.
+    """
+    sizes = np.abs(np.asarray(scores, dtype=float)).ravel()
+    worst = float(sizes.max()) if sizes.size else float("nan")
+    return Estimate(worst, (worst, worst)), float(stats.t.ppf(1 - 0.025 / max(sizes.size, 1), degrees))
 
 
 def slope(x: Any, y: Any) -> np.ndarray:

@@ -61,6 +61,8 @@ class Work:
             "cells_reused": 0,
             "compile_seconds": 0.0,
             "run_seconds": 0.0,
+            "steps": 0,
+            "steps_ahead": 0,
         }
 
     def __enter__(self) -> "Work":
@@ -208,7 +210,10 @@ class Work:
             )
         name = self.planned.cells[number].name
         say = lambda share: self.options.progress(self.done + share * (last - first), self.total, name)
-        arrays = self._block(number, machine, np.arange(first, last)).computed(say, kept)
+        block = self._block(number, machine, np.arange(first, last))
+        arrays = block.computed(say, kept)
+        self.facts["steps"] += block.steps
+        self.facts["steps_ahead"] += block.ahead
         self.facts["run_seconds"] += time.perf_counter() - began
         return arrays
 

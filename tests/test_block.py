@@ -91,6 +91,18 @@ def test_a_batch_whose_runs_have_ended_takes_no_steps():
     assert dataset.value.values[0, :, -1].tolist() == dataset.value.values[0, :, 1].tolist()
 
 
+@pytest.mark.parametrize(
+    ("lanes", "taken"), [(1, {1: 32 + 4 + 8 + 2, 2: 32 + 4 + 8 + 2}), (4, {1: 4 * 32, 2: 2 * 32 + 2 * 4})]
+)
+def test_the_steps_that_were_taken_are_counted(lanes, taken, devices):
+    """A batch takes as many as its last run: all 32, until 2^4 or 1.4^8 > 10, and until 10^400 is not finite."""
+    made = block(growth, {"rate": (0.5, 2.0, 1.4, 1e200), "limit": 10.0}, 1, lanes)()
+    with layout.precision("float64"):
+        made.computed(lambda share: None)
+    assert made.ahead == 4 * 32
+    assert made.steps == taken[devices]
+
+
 def block(simulate, axes, seeds, lanes):
     planned = plan(simulate, axes, seeds=seeds)
     cell = planned.cells[0]

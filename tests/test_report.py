@@ -45,6 +45,19 @@ def test_bands_are_written_for_a_reader(ends, written):
     assert report.band(ends) == written
 
 
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"steps": 25, "steps_ahead": 100}, "75 % of the steps spared by runs that ended early"),
+        ({"steps": 100, "steps_ahead": 100}, ""),
+        ({"steps": 0, "steps_ahead": 0}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_early_ends_spare_is_told(facts, told):
+    assert report.spared(xr.Dataset(attrs={"provenance": json.dumps(facts)})) == told
+
+
 def test_a_section_of_a_docstring_is_one_line():
     assert report.section(DOCUMENTATION, "Claim") == "One thing follows from another."
     assert report.section(DOCUMENTATION, "Control") == ""

@@ -9,6 +9,7 @@ from research.statistics import (
     crossing,
     every_seed,
     few,
+    largest_score,
     median,
     over_seeds,
     rank_correlation,
@@ -64,6 +65,8 @@ def test_a_statistic_that_hardly_varies_still_has_an_interval_of_its_own_values(
 
 def test_every_seed_spans_all_seeds():
     assert every_seed([3.0, 1.0, 2.0]) == (2.0, (1.0, 3.0))
+    assert every_seed([[1.0, 2.0, 4.0], [3.0, 5.0, 6.0]]) == (3.5, (1.0, 6.0))
+    assert np.isnan(every_seed([[0.99], [1.01]]).value)  # the least and largest run of one seed
     for values in ([], [1.0], [1.0, np.nan], [1.0, np.inf]):
         assert np.isnan(every_seed(values).value)
         assert np.isnan(every_seed(values).interval).all()
@@ -131,3 +134,16 @@ def test_rank_correlation_is_spearmans_along_the_last_axis():
     y[0, 0] = np.nan
     assert np.isnan(rank_correlation(x, y)).tolist() == [True, False, False, False]
     assert np.isnan(rank_correlation(x[0], np.ones(9)))
+
+
+def test_the_largest_score_stays_below_its_limit_as_often_as_it_says():
+    random = np.random.default_rng(4)
+    samples = random.normal(size=(2000, 6, 5))
+    scores = samples.mean(axis=2) / samples.std(axis=2, ddof=1) * 5**0.5
+    answers = [largest_score(row, degrees=4) for row in scores]
+    share_below = np.mean([worst.value < limit for worst, limit in answers])
+    assert 0.94 <= share_below <= 0.97  # 95.1 % for six independent ones
+    assert largest_score([1.0, -3.0])[0] == (3.0, (3.0, 3.0))
+    assert largest_score([0.5])[1] == pytest.approx(1.959964)
+    for unknown in ([], [1.0, np.nan]):
+        assert np.isnan(largest_score(unknown)[0].value)

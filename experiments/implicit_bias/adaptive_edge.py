@@ -115,7 +115,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         if chosen.any():
             rows = chosen_per_seed(values, chosen, *sides)
             # the least and the largest of one seed are not two seeds
-            found.append(Finding.of(what, band, every_seed(rows if rows.size > len(sides) else [])))
+            found.append(Finding.of(what, band, every_seed(rows)))
 
     lost = f"{int(judged.diverged.sum())} of {judged.diverged.size} diverged"
     gain = "ln of sharpness over preconditioned sharpness, at the end less that when the edge was reached"

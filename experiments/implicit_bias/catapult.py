@@ -129,8 +129,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(runs: xr.Dataset, what: str, band: tuple[float, float], values: xr.DataArray, *reduce: str) -> None:
         if runs.diverged.size:
-            rows = [per_seed(values, each) for each in reduce or ("max",)]
-            found.append(Finding.of(what, band, every_seed(np.concatenate(rows))))
+            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
 
     judged = linear if linear.diverged.size else dataset
     place = "share of a seed's runs that are not in the phase (falls; rises and converges; diverges) of their ηλ0"

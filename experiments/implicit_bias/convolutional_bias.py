@@ -6,7 +6,7 @@ the Fourier l1 norm, whatever the start. Diagonal networks do so in the standard
 layers turn to the l2 maximum margin. For L = 2 each frequency that the limit lacks is left behind as a power of the
 length, |ŵ_k| ∝ ‖w‖^|ẑ_k|, |ẑ_k| < 1 the dual certificate of the margin problem.
 
-Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1806.00468 (figures 1 and 2). The powers are derived here, in
+Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1806.00468. The powers are derived here, in
 research/oracles/bridge.py.
 
 Departure: Six Gaussian samples of 32 features, on which the maximum margins in l1, l2 and Fourier l1 are apart
@@ -180,7 +180,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     for number, (point, runs) in enumerate(arms(dataset)):
         end, name, narrow = runs.isel(step=-1), _name(point), _narrow(point)
         least, worst = (lambda values, of=of: every_seed(per_seed(values, of)) for of in ("min", "max"))
-        both = lambda values: every_seed(np.concatenate([per_seed(values, of) for of in ("min", "max")]))
+        both = lambda values: every_seed(per_seed(values, "min", "max"))
         norms = {1: "l2", 2: "Fourier l1" if point["network"] == CONV else "l1"}
         target = norms.get(1 if point["network"] == "fully_connected" else point["depth"])
 

@@ -183,7 +183,7 @@ def _orders(runs: xr.Dataset, depth: int) -> list[Finding]:
     zero = f"{named} distance of the weights extrapolated to η = 0 over that at η = {rates[0]:g}, a seed's largest"
     # Three rates remove the orders η and η²; the next is a few hundredths where the shift is η/(2η₁ − η).
     return [
-        Finding.of(order, (1 - excess, 1 + excess), every_seed(np.concatenate([np.min(slopes, 0), np.max(slopes, 0)]))),
+        Finding.of(order, (1 - excess, 1 + excess), every_seed(np.stack([np.min(slopes, 0), np.max(slopes, 0)]))),
         Finding.of(zero, (0.0, 0.1), every_seed(np.max(left, axis=0))),
     ]
 

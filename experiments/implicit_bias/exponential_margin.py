@@ -111,7 +111,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, runs: xr.Dataset, values: xr.DataArray, low: float, high: float) -> None:
         if runs.diverged.size:
-            rows = np.concatenate([per_seed(values, extreme) for extreme in ("min", "max")])
+            rows = per_seed(values, "min", "max")
             found.append(Finding.of(what, (low, high), every_seed(rows)))
 
     rounds = lambda growth: select(ends, optimizer="rescaling", growth=growth)

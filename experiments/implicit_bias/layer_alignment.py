@@ -197,7 +197,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         runs = select(dataset, **{each: point[each] for each in AXES})
         end = runs.isel(step=-1)
         worst, least = (lambda values, of=of: every_seed(per_seed(values, of)) for of in ("max", "min"))
-        both = lambda values: every_seed(np.concatenate([per_seed(values, of) for of in ("min", "max")]))
+        both = lambda values: every_seed(per_seed(values, "min", "max"))
         add = lambda what, band, estimate, outlook="", name=name: found.append(
             Finding.of(f"{name}: {what}", band, estimate, outlook)
         )

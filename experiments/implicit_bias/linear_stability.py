@@ -219,7 +219,7 @@ def _minima(dataset: xr.Dataset) -> list[Finding]:
         ("full batch, any η < 1: share of runs that leave", at(2.0, 0, 1), "away", 0.0),
     ):
         if runs.diverged.size:
-            rows = np.concatenate([per_seed(runs[variable], extreme) for extreme in ("min", "max")])
+            rows = per_seed(runs[variable], "min", "max")
             found.append(Finding.of(f"two minima, {what}", (share, share), every_seed(rows)))
     if between.diverged.size:
         left = per_seed(between.away, "mean") / per_seed(between.chance, "mean")

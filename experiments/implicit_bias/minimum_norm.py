@@ -6,7 +6,7 @@ space of X never changes. Other geometries (Adam, sign descent, coordinate desce
 start is forgotten, and the limit is the ridge solution, which tends to the minimum-norm one as the decay vanishes.
 
 Source: Zhang, Bengio, Hardt, Recht & Vinyals 2017, arXiv 1611.03530, section 5; Gunasekar, Lee, Soudry & Srebro 2018,
-arXiv 1802.08246, section 2; stability threshold of the heavy ball: Polyak 1964.
+arXiv 1802.08246; stability threshold of the heavy ball: Polyak 1964.
 
 Departure: Zhang et al. show the effect on kernels of MNIST and CIFAR10. Here X is Gaussian (20 × 100), Gaussian of rank
 12 with a y that no weights fit, 200 random cosine features of 40 bundled digits, and 15 patients of the breast cancer
@@ -209,7 +209,7 @@ def _vanishing_decay(runs: xr.Dataset) -> Finding:
     return Finding.of(
         "weight decay → 0: slope of ln(distance to X⁺y) on ln(weight decay), from that of the lowest mode (0) to 1 (1)",
         (0.0, 1.0),
-        every_seed(np.concatenate([per_seed(place, "min"), per_seed(place, "max")])),
+        every_seed(per_seed(place, "min", "max")),
     )
 
 

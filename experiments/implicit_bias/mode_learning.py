@@ -198,7 +198,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             late = finest.delay / finest.learning_rate
             said = f"{name}: delay where a mode is half learned, over (η/2) ln(f(w)/f(w0))"
             # what is left is of order η s L, 0.05 for the strongest mode at η = 1/256
-            ends = np.concatenate([per_seed(late, "min"), per_seed(late, "max")])
+            ends = per_seed(late, "min", "max")
             found.append(Finding.of(said + ", least and largest of the modes", (0.9, 1.1), every_seed(ends)))
         elif "random" in name:
             gaps = finest.half_time.diff("mode")

@@ -157,9 +157,9 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     add("NC3: distance of classifier times means to the simplex", 1e-5, dataset.collapses, end.nc3)
     plain = dataset.collapses & (dataset.momentum == 0) & (dataset.dimension >= dataset.classes)
     if plain.any():
-        ends = [per_seed(dataset.rate.where(plain, 1.0), side) for side in ("min", "max")]
+        ends = per_seed(dataset.rate.where(plain, 1.0), "min", "max")
         what = "momentum 0: slope of ln NC1 on t over 2 ln(1 − ηλ_H), each of a seed's runs"
-        found.append(Finding.of(what, (0.99, 1.01), every_seed(np.concatenate(ends))))
+        found.append(Finding.of(what, (0.99, 1.01), every_seed(ends)))
     add("s ≥ 1/K: ‖WWᵀ‖ at the end", 1e-8, dataset.vanishes, end["size"])
     add("fewer than K − 1 dimensions: loss above that of the simplex, relative", np.inf, dataset.flat, end.excess, 1e-8)
     add("fewer than K − 1 dimensions: NC2", np.inf, dataset.flat, end.nc2, 1e-5)

@@ -165,7 +165,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     counted = judged.any(axis=1)
     told = f"{int(judged.sum())} of {int(np.isfinite(times.values).sum())} jumps, of {int(counted.sum())} seeds"
     told += few(int(counted.sum()))
-    extremes = lambda rows: np.concatenate([reduce(rows[counted], axis=1) for reduce in (np.nanmin, np.nanmax)])
+    extremes = lambda rows: np.stack([reduce(rows[counted], axis=1) for reduce in (np.nanmin, np.nanmax)])
     if small.sum() >= 2 and (counted.any() or not np.isfinite(times.values).any()):
         inverse, late = 1 / decades[small], seen.values[:, small].transpose(0, 2, 1)
         steep = slope(inverse, late)

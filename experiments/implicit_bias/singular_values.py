@@ -124,8 +124,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, variable: str, *extremes: str) -> None:
         if runs.diverged.size and (variable == "worst" or runs.refinement.ndim):
-            rows = [per_seed(runs[variable], each) for each in extremes]
-            found.append(Finding.of(what, band, every_seed(np.concatenate(rows))))
+            found.append(Finding.of(what, band, every_seed(per_seed(runs[variable], *extremes))))
 
     least = float(np.atleast_1d(dataset.imbalance.values).min())
     judged = select(dataset, imbalance=least)

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import largest, lift, per_seed, select, sound, table
+from research.labels import first_arm, largest, lift, per_seed, select, sound, table
 from research.observables.kernel import tangent_kernel
 from research.oracles.arc_cosine import circle_eigenvalues, eigenfunctions, kernel_descent, mode_rates
 from research.statistics import every_seed, over_seeds, slope, slope_within
@@ -168,7 +168,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         if runs.diverged.size:
             rows = [per_seed(runs[name], extreme) for name, extreme in extremes.items()]
             place = f"α = {float(runs.alpha.max()):g}, width {int(runs.width.max())}: " if runs.alpha.size == 1 else ""
-            found.append(Finding.of(place + said, band, interval(np.concatenate(rows))))
+            found.append(Finding.of(place + said, band, interval(np.stack(rows) if len(rows) > 1 else rows[0])))
 
     def fit(runs: xr.Dataset, said: str, variable: str, axis: str, band: tuple[float, float]) -> None:
         if runs.diverged.size and np.unique(runs[axis].values).size > 1:
@@ -211,11 +211,6 @@ def _middle(widths: xr.DataArray) -> float:
     return float(np.sort(np.atleast_1d(widths.values))[widths.size // 2])
 
 
-def _one(runs: xr.Dataset) -> xr.Dataset:
-    """The first of the runs of each seed, without dimensions of length one."""
-    return runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"})
-
-
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """(a, b) what is learnt, by frequency and step; (c, d) residuals; (e) rates and (f) errors against α."""
     figure, panels = plots.figure(2, 3, "Low frequencies first, at the rates of the kernel")
@@ -224,7 +219,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     free = select(centred, bias=0.0)
     for axes, runs in ((plain, free), (biased, select(centred, bias=1.0))):
         if runs.diverged.size:
-            runs = _one(_laziest(runs))
+            runs = first_arm(_laziest(runs))
             learnt = runs.learnt.isel(step=slice(1, None)).median("seed").transpose("step", "wave")
             colour = axes.pcolormesh(waves, learnt.step, learnt.clip(0, 1), shading="nearest", vmin=0, vmax=1)
             figure.colorbar(colour, ax=axes, label="share learnt")
@@ -234,7 +229,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         axes.grid(False)
         axes.set(xlabel="frequency k", ylabel="step", yscale="log", xticks=waves)
     for axes, runs in ((lazy, _laziest(free)), (rich, largest(select(dataset, subtracted=0.0, bias=0.0), "width"))):
-        runs = _one(runs) if runs.diverged.size else runs
+        runs = first_arm(runs) if runs.diverged.size else runs
         for number, k in enumerate(np.flatnonzero(runs.law > 0) if runs.diverged.size else ()):
             left = runs.isel(wave=k, step=slice(1, None))
             begin = runs.amplitude.isel(wave=k, step=0)

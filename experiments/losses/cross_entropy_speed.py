@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Descent, Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, sound, table
+from research.labels import first_arm, lift, per_seed, select, sound, table
 from research.oracles.cost_functions import half_time
 from research.oracles.flow_time import flow_time
 from research.separable import separable_problem
@@ -141,7 +141,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         ratio = table(square, "duration", "init_scale") / table(entropy, "duration", "init_scale")
         theory = table(square, "time", "init_scale") / table(entropy, "time", "init_scale")
         allowed = GENTLE / 8 + GENTLE / float(slow.time.min(skipna=False))
-        both = lambda values: np.concatenate([per_seed(values, extreme) for extreme in ("min", "max")])
+        both = lambda values: per_seed(values, "min", "max")
         what = "small rates: rate × steps to the accuracy over the flow's time, both costs, each start"
         add(what, (1 - allowed, 1 + allowed), both(slow.duration / slow.time))
         what = "equal small rates: time of the quadratic cost over that of the cross-entropy, over the flows' ratio"
@@ -189,7 +189,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         for scale, style in ((scales[0], "-"), (scales[-1], ":")):
             runs = select(slow, cost=cost, init_scale=float(scale))
             if runs.diverged.size:
-                runs = runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"})
+                runs = first_arm(runs)
                 seen = runs.accuracy.dropna("step").assign_coords(step=lambda kept: kept.step * slowest)
                 seen = seen.sel(step=(seen.step > 0) & (seen.step < 3 * float(runs.time.max())))
                 label = f"{cost.replace('_', '-')}, logits {scale:g}"

@@ -157,7 +157,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
 
 def _both(values: xr.DataArray) -> np.ndarray:
-    return np.concatenate([per_seed(values, extreme) for extreme in ("min", "max")])
+    return per_seed(values, "min", "max")
 
 
 def _steps(steps: xr.Dataset) -> list[Finding]:

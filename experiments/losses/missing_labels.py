@@ -35,7 +35,7 @@ from scipy.special import expit
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, norm, per_seed, select, sound
+from research.labels import arms, first_arm, lift, norm, per_seed, select, sound
 from research.oracles.margin import logistic_optimum
 from research.oracles.missing_labels import logit_shift, standard_errors
 from research.statistics import every_seed, over_seeds, slope
@@ -223,7 +223,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     shown = {round(point["kept_positive"] / point["kept_negative"], 3): point for point in chosen}
     for number, (ratio, point) in enumerate(sorted(shown.items())):
         cell = select(runs, kept_positive=point["kept_positive"], kept_negative=point["kept_negative"])
-        given = cell.isel({each: 0 for each in cell.diverged.dims if each != "seed"}).isel(seed=0)
+        given = first_arm(cell).isel(seed=0)
         true, says = ((given.X @ given[name]).values for name in ("truth", "weights"))
         calibration.plot(expit(true), expit(says), ".", ms=2, alpha=0.5, color=f"C{number}", label=f"s₁/s₀ = {ratio:g}")
         plots.theory(calibration, p, expit(logit + np.log(ratio)), None if number else "odds × s₁/s₀")

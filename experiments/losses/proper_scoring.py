@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import largest, lift, per_seed, select
+from research.labels import first_arm, largest, lift, per_seed, select
 from research.oracles.number_format import exponential_end
 from research.oracles.scoring import best_prediction, negative_log_likelihood, slope_ratio
 from research.statistics import every_seed, slope
@@ -171,7 +171,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         if rule == "cross_entropy":
             what = "cross-entropy: mean loss at the end less −ln(likelihood)/n by the multinomial law"
             add(what, (0.0, 1e-10), per_seed(runs.likelihood_error))
-    one = dataset.isel({each: 0 for each in dataset.diverged.dims if each != "seed"})
+    one = first_arm(dataset)
     add("cross-entropy: largest entry of its gradient in the logits less (p − y)", (0.0, 1e-12), one.slope_error.values)
     far = one.where(one.z > 10)
     error = abs(far.ratio / far.foreseen_ratio - 1).max("place")
@@ -218,7 +218,7 @@ def _formats(one: xr.Dataset) -> list[Finding]:
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """(a) losses against the margin, (b) their slopes, (c) what descent says against what is true."""
     figure, ((losses, slopes, honest),) = plots.figure(1, 3, "Cross-entropy is honest, and never lets go of a mistake")
-    one = dataset.isel({each: 0 for each in dataset.diverged.dims if each != "seed"})
+    one = first_arm(dataset)
     line = np.linspace(-6, 30, 400)
     p = 1 / (1 + np.exp(line))
     theory = {"cross-entropy": (np.logaddexp(0, line), 1 - p), "quadratic": ((1 - p) ** 2, 2 * p * (1 - p) ** 2)}

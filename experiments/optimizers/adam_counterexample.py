@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, sound
+from research.labels import first_arm, lift, per_seed, select, sound
 from research.optimizers import inverse_square_root
 from research.oracles.adam_cycle import critical_b2, period_drift
 from research.statistics import every_seed
@@ -109,8 +109,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str) -> None:
         if runs.diverged.size:
-            rows = [per_seed(values, each) for each in reduce or ("max",)]
-            found.append(Finding.of(what, band, every_seed(np.concatenate(rows))))
+            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
 
     plain = select(dataset, b1=0.0)
     plain = plain if plain.diverged.size else dataset
@@ -144,7 +143,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     plain = select(dataset, b1=0.0)
     shown = select(plain, large=SHOWN, b2=1 / (1 + SHOWN**2))
     if shown.diverged.size:
-        one = shown.isel({each: 0 for each in shown.diverged.dims if each != "seed"}).isel(step=slice(1, None))
+        one = first_arm(shown).isel(step=slice(1, None))
         for number, name in enumerate(("Adam", "AMSGrad", "gradient descent")):
             style = {"color": f"C{number}"}
             plots.seeds(paths, one.position.isel(method=number), name, **style)

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, sound
+from research.labels import first_arm, lift, per_seed, select, sound
 from research.oracles.cycle import descent_bound, three_cycle
 from research.statistics import every_seed
 
@@ -126,7 +126,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         runs = select(dataset, learning_rate=rate, momentum=momentum, optimizer=kind)
         if not runs.diverged.size:
             continue
-        runs = runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"})
+        runs = first_arm(runs)
         style = {"color": f"C{number}"}
         near = np.abs(runs.initial - 3.3).argmin("start")
         path = runs.position.isel(start=near).sel(step=slice(0, 30))

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, sound, table
+from research.labels import first_arm, lift, per_seed, select, sound, table
 from research.oracles.rolling import dented_bowl, resting_place
 from research.statistics import every_seed
 
@@ -157,7 +157,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     for number, beta in enumerate(momenta.tolist()):
         runs = select(dataset, depth=float(deep), momentum=beta)
         if runs.diverged.size:
-            runs = runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"})
+            runs = first_arm(runs)
             body = int(np.abs(runs.initial.isel(seed=0) - 3.5).argmin("body"))
             path = runs.position.isel(body=body).isel(seed=[0], step=slice(1, None))
             plots.seeds(course, path, f"β = {beta:g}", color=f"C{number}")

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, sound
+from research.labels import first_arm, lift, per_seed, select, sound
 from research.oracles.spectral_filter import filter_risk
 from research.statistics import every_seed
 
@@ -105,8 +105,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str) -> None:
         if runs.diverged.size:
-            rows = [per_seed(values, each) for each in reduce or ("max",)]
-            found.append(Finding.of(what, band, every_seed(np.concatenate(rows))))
+            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
 
     heavy = select(dataset, momentum=lambda beta: beta > 0)
     judged = heavy if heavy.diverged.size else dataset
@@ -131,7 +130,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     figure, ((steps, time, least),) = plots.figure(1, 3, "Momentum overfits sooner, not worse")
     for number, beta in enumerate(np.unique(dataset.momentum.values).tolist()):
         runs = select(dataset, momentum=beta)
-        runs = runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"}).isel(step=slice(1, None))
+        runs = first_arm(runs).isel(step=slice(1, None))
         style, label = {"color": f"C{number}"}, f"β = {beta:g}"
         plots.seeds(steps, runs.risk, label, **style)
         plots.theory(steps, runs.step, runs.exact.median("seed"), None if number else "exact (median)")

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import chosen_per_seed, lift, per_seed, select, sound
+from research.labels import chosen_per_seed, first_arm, lift, per_seed, select, sound
 from research.oracles.rolling import overshoot, plateau_crossing, plateau_position, saddle_growth
 from research.statistics import every_seed, slope_within
 
@@ -124,8 +124,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: Any, *reduce: str) -> None:
         if runs.diverged.size:
-            rows = [per_seed(values, each) for each in reduce or ("max",)]
-            found.append(Finding.of(what, band, every_seed(np.concatenate(rows))))
+            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
 
     way = "plateau: largest distance to ηg/(1 − β) · (n − β(1 − βⁿ)/(1 − β)), of the way across"
     add(way, (0.0, ROUNDING), dataset, dataset.gap)
@@ -175,7 +174,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     usual = select(dataset, learning_rate=RATE)
     for number, beta in enumerate(np.unique(usual.momentum.values).tolist()):
         runs = select(usual, momentum=beta)
-        runs = runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"}).isel(step=slice(1, None))
+        runs = first_arm(runs).isel(step=slice(1, None))
         style, label = {"color": f"C{number}"}, f"β = {beta:g}"
         first = None if number else "theory"
         plots.seeds(way, (runs.position + runs.distance).where(runs.step < runs.crossing), label, **style)

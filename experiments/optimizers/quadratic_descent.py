@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, sound, table
+from research.labels import first_arm, lift, per_seed, select, sound, table
 from research.oracles.heavy_ball import best_descent, best_heavy_ball, mode_path, slowest_rate
 from research.statistics import every_seed, slope_within
 
@@ -110,8 +110,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str) -> None:
         if runs.diverged.size:
-            rows = [per_seed(values, each) for each in reduce or ("max",)]
-            found.append(Finding.of(what, band, every_seed(np.concatenate(rows))))
+            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
 
     settled = select(dataset, learning_rate=lambda rate: rate < 2)
     plain = select(settled, momentum=0.0)
@@ -179,7 +178,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     runs = select(dataset, condition_number=KAPPA)
     plain = select(runs, momentum=0.0, learning_rate=lambda rate: rate in (1.5,))
     if plain.diverged.size:
-        one = _one(plain)
+        one = first_arm(plain)
         for number, mode in enumerate(range(0, one.sizes["mode"], 3)):
             share = np.abs(one.left.isel(mode=mode))
             label = f"h = {float(one.curvatures.isel(mode=mode, seed=0, missing_dims='ignore')):.2g} h_max"
@@ -197,14 +196,14 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     for number, (name, where) in enumerate(_arms(KAPPA).items()):
         arm = select(runs, **where)
         if arm.diverged.size:
-            one, style = _one(arm), {"color": f"C{number}"}
+            one, style = first_arm(arm), {"color": f"C{number}"}
             plots.seeds(errors, one["size"], name, **style)
             plots.theory(errors, one.step, (one.theory**2).mean("mode") ** 0.5, None if number else "theory")
         kappas = np.unique(dataset.condition_number.values)
         for kappa in kappas.tolist():
             arm = select(select(dataset, condition_number=kappa), **_arms(kappa)[name])
             if arm.diverged.size:
-                one, first = _one(arm), kappa == kappas[-1]
+                one, first = first_arm(arm), kappa == kappas[-1]
                 plots.points(
                     conditions,
                     xr.DataArray(kappa),
@@ -238,11 +237,6 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
 def _arms(kappa: float) -> dict[str, dict[str, float]]:
     descends = {"learning_rate": best_descent(1 / kappa, 1.0).eta, "momentum": 0.0}
     return {"gradient descent": descends, "heavy ball": _best(kappa)}
-
-
-def _one(runs: xr.Dataset) -> xr.Dataset:
-    """The first of every axis but the seeds."""
-    return runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"})
 
 
 KAPPA = 100.0

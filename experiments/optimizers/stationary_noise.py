@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Descent, Run, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, sound
+from research.labels import first_arm, lift, per_seed, select, sound
 from research.oracles.heavy_ball import batch_variance, stationary_variance, variance_path
 from research.statistics import Estimate, every_seed, over_seeds, slope_within
 
@@ -226,7 +226,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
 def _path(axes: plots.Axes, runs: xr.Dataset, unit: xr.DataArray, label: str, number: int) -> None:
     """The variance against the step, and the exact recursion."""
     if runs.diverged.size:
-        runs = runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"}).isel(step=slice(1, None))
+        runs = first_arm(runs).isel(step=slice(1, None))
         plots.seeds(axes, runs.variance / unit, label, color=f"C{number}")
         law = (runs.path / unit).median("seed")
         plots.theory(axes, runs.step, law, None if number else "exact recursion")

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select
+from research.labels import first_arm, lift, norm, per_seed, select
 from research.oracles.optimizer_loops import optimizer_path, peers, provenance
 from research.statistics import every_seed
 
@@ -181,8 +181,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str) -> None:
         if runs.diverged.size:
-            rows = [per_seed(values, each) for each in reduce or ("max",)]
-            found.append(Finding.of(what, band, every_seed(np.concatenate(rows))))
+            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
 
     judged, same = named if named.diverged.size else usual, (0.0, ROUNDING)
     what = f"largest distance to {dataset.provenance.item()}, of the distance at the start"
@@ -221,7 +220,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     kinds = {each: select(dataset, conventions=each) for each in ("named", "defaults")}
     some = kinds["named"] if kinds["named"].diverged.size else kinds["defaults"]
     rates = np.unique(dataset.learning_rate.values)
-    one = _one(select(some, learning_rate=float(rates[-1])))
+    one = first_arm(select(some, learning_rate=float(rates[-1])))
     _contours(plane, one.isel(seed=0))
     for number, method in enumerate(shown):
         style, path = {"color": f"C{number}"}, one.isel(seed=0).sel(optimizer=method)
@@ -232,7 +231,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         for axes, runs in zip((same, usual), kinds.values(), strict=True):
             if runs.diverged.size:
                 gap = (
-                    _one(select(runs, learning_rate=float(rates[-1])))
+                    first_arm(select(runs, learning_rate=float(rates[-1])))
                     .gap.sel(optimizer=method)
                     .isel(step=slice(1, None))
                 )
@@ -250,11 +249,6 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             axes, **({"fontsize": 6.5, "loc": "upper left"} if axes is plane else {"loc": (0.28, 0.2), "ncol": 2})
         )
     return figure
-
-
-def _one(runs: xr.Dataset) -> xr.Dataset:
-    """The first of every axis but the seeds."""
-    return runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"})
 
 
 def _contours(axes: plots.Axes, run: xr.Dataset) -> None:

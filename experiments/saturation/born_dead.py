@@ -32,7 +32,7 @@ from scipy.special import ndtr
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, table
+from research.labels import first_arm, lift, per_seed, select, table
 from research.oracles.born_dead import line_death, point_death
 from research.statistics import every_seed, over_seeds, share
 
@@ -217,18 +217,13 @@ def _shrinking(biased: xr.Dataset) -> xr.Dataset:
     return runs.assign(gap=(runs.at_point - runs.everywhere).max("layer"))
 
 
-def _only(runs: xr.Dataset) -> xr.Dataset:
-    """The first grid point of these runs, with its seeds."""
-    return runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"})
-
-
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """Dead by layer at one input and on the line, with biases on a shrinking set, and trained networks in time."""
     figure, ((points, line), (sets, time)) = plots.figure(2, 2, "Born dead: narrow, deep ReLU networks")
     initial = select(dataset, steps=0)
     free = select(initial, shift=0.0, bias_scale=0.0, uniform=0.0)
     for number, width in enumerate(np.unique(free.width) if free.diverged.size else ()):
-        runs, style = _only(select(free, width=width)), {"label": f"width {width:g}", "color": f"C{number}"}
+        runs, style = first_arm(select(free, width=width)), {"label": f"width {width:g}", "color": f"C{number}"}
         plots.seeds(points, runs.at_point, **style)
         plots.theory(points, runs.layer, runs.law, None)
         plots.seeds(line, runs.everywhere, color=f"C{number}")
@@ -238,18 +233,18 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     if np.unique(biased.radius).size > 1:
         shrinking = _shrinking(biased)
         for number, radius in enumerate(np.unique(shrinking.radius.values)[::-1]):
-            runs = _only(select(shrinking, radius=radius))
+            runs = first_arm(select(shrinking, radius=radius))
             plots.seeds(sets, runs.everywhere, f"1, 1 − r, 1 − 2r, r = {radius:g}", color=f"C{number}")
         plots.theory(sets, runs.layer, runs.law, f"one input, width {float(runs.width):g}")
     asymmetric = select(initial, shift=lambda value: value > 0)
     if asymmetric.diverged.size:
-        narrow = _only(select(asymmetric, width=float(np.min(asymmetric.width))))
+        narrow = first_arm(select(asymmetric, width=float(np.min(asymmetric.width))))
         plots.seeds(sets, narrow.at_point, f"mean of weights > 0, width {float(narrow.width):g}", color="C5")
         plots.theory(sets, narrow.layer, narrow.shifted, "its bound", linestyle=":")
     for number, (centre, rival) in enumerate((("mean", "median"), ("median", "mean"))):
         runs = select(dataset, steps=lambda steps: steps > 0, absolute=float(number))
         if runs.diverged.size:
-            runs = _only(runs).isel(step=slice(1, None))
+            runs = first_arm(runs).isel(step=slice(1, None))
             kind, color = ("squared", "absolute")[number], f"C{number}"
             plots.seeds(time, runs.distance, f"{kind} error: to the {centre}", color=color)
             plots.seeds(time, runs.distance_from_rival, f"{kind} error: to the {rival}", color=color, linestyle=":")

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Descent, Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select, table
+from research.labels import first_arm, lift, per_seed, select, table
 from research.oracles.cost_functions import flow_activations, half_time
 from research.statistics import every_seed, slope
 
@@ -139,7 +139,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         for z0, style in zip(BOOK, ("-", ":"), strict=True):
             runs = select(dataset, cost=cost, z0=z0, learning_rate=RATE, features=1)
             if runs.diverged.size:
-                runs = runs.isel({dimension: 0 for dimension in runs.diverged.dims if dimension != "seed"})
+                runs = first_arm(runs)
                 runs = runs.sel(step=runs.step <= 300)
                 label = f"{cost.replace('_', '-')}, z₀ = {z0:g}"
                 plots.seeds(course, runs.output.dropna("step"), label, color=color, linestyle=style)

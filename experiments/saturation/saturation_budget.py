@@ -27,7 +27,7 @@ from scipy import stats
 from research import plots
 from research.dynamics import Run, averaged, log_spaced, start, start_averaged, stochastic_descent
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select
+from research.labels import first_arm, lift, norm, per_seed, select
 from research.optimizers import soft_threshold
 from research.oracles.dropout import dropout_logistic
 from research.oracles.mask_noise import mask_deviation
@@ -151,7 +151,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def add(what: str, band: tuple, runs: xr.Dataset, variable: str, *reduce: str) -> None:
         if runs.diverged.size:
-            values = np.concatenate([per_seed(runs[variable], each) for each in reduce or ("max",)])
+            values = per_seed(runs[variable], *reduce)
             found.append(Finding.of(what, band, every_seed(values)))
 
     regular = select(dataset, model="single", noise=0.0, dropout=0.0)
@@ -240,7 +240,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
 
 def _curve(runs: xr.Dataset) -> xr.Dataset:
     """One arm, by seed and positive step."""
-    runs = runs.isel({dimension: 0 for dimension in runs.diverged.dims if dimension != "seed"})
+    runs = first_arm(runs)
     return runs.sel(step=(runs.step > 0) & (runs.step <= float(runs.steps)))
 
 
