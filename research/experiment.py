@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from research.labels import per_seed
 from research.layout import Precision
-from research.statistics import Estimate
+from research.statistics import Estimate, every_seed
 from research.sweep import Plan, plan, sweep
 
 
@@ -69,6 +70,17 @@ class Finding(NamedTuple):
         if self.outlook:
             return "not yet"
         return "refuted" if high < self.band[0] or low > self.band[1] else "inconclusive"
+
+
+class Findings(list[Finding]):
+    """Findings in their order; a list, with a short word for those that spare no seed."""
+
+    def add(
+        self, statement: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str
+    ) -> None:
+        """Append the finding on `every_seed` of `per_seed` of the values, unless an override has left no such runs."""
+        if runs.diverged.size:
+            self.append(Finding.of(statement, band, every_seed(per_seed(values, *reduce))))
 
 
 def designed(experiment: Experiment, overrides: Mapping[Any, Any] | None = None) -> dict[Any, Any]:

@@ -157,6 +157,19 @@ def largest(dataset: xr.Dataset, parameter: str) -> xr.Dataset:
     return select(dataset, **{parameter: dataset[parameter].max().item()}) if dataset.diverged.size else dataset
 
 
+def middle_value(parameter: xr.DataArray) -> float:
+    """The median of a parameter over the arms; of an even number of them the upper one, which is a value of an arm."""
+    return float(np.sort(np.atleast_1d(parameter.values))[parameter.size // 2])
+
+
+def small_steps(runs: xr.Dataset, momentum: float, limit: float) -> xr.Dataset:
+    """The runs of that momentum β whose learning rate times (1 + β)/(1 − β) is at most `limit`.
+
+    That is the size of the next term where a law of the heavy ball holds to leading order in its step.
+    """
+    return select(runs, momentum=momentum, learning_rate=lambda rate: rate <= limit * (1 - momentum) / (1 + momentum))
+
+
 def named_by(parameter: xr.DataArray, values: Mapping[Any, xr.DataArray]) -> xr.DataArray:
     """Of each run the entry of `values` that its parameter names, NaN where there is none."""
     chosen = xr.full_like(next(iter(values.values())), np.nan)

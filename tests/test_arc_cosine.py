@@ -131,3 +131,13 @@ REFUSED = {
 def test_bad_input_is_named(message):
     with pytest.raises(ValueError, match=message):
         REFUSED[message]()
+
+
+def test_angles_keep_their_digits_where_they_are_small_and_are_right_beside_a_row_of_zeros():
+    small = 1e-9
+    X = np.array([[3.0, 0.0], [0.0, 0.0]])
+    lengths, angle = arc_cosine.lengths_and_angles(X, np.array([[2 * np.cos(small), 2 * np.sin(small)], [-1.0, 0.0]]))
+    np.testing.assert_allclose(lengths, [[6, 3], [0, 0]])
+    np.testing.assert_allclose(angle, [[small, np.pi], [np.pi / 2, np.pi / 2]], rtol=1e-12)
+    with pytest.raises(ValueError, match="points has rows of 3 entries"):
+        arc_cosine.lengths_and_angles(X, np.ones((1, 3)))

@@ -6,8 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import simulations
+import xarray as xr
 
-from research.experiment import Experiment, Finding, designed, evaluate, members, names, planned
+from research.experiment import Experiment, Finding, Findings, designed, evaluate, members, names, planned
 from research.labels import per_seed
 from research.statistics import Estimate, every_seed
 
@@ -68,6 +69,20 @@ def experiment_of(**parts):
             **parts,
         },
     )
+
+
+def test_findings_are_added_for_every_seed_where_there_are_runs():
+    values = xr.DataArray([[1.0, 2.0], [0.5, 3.0]], dims=("seed", "rate"))
+    runs = xr.Dataset({"diverged": values > 9})
+    found = Findings()
+    found.add("largest", (0.0, 2.5), runs, values)
+    found.add("every run", (0.0, 9.0), runs, values, "min", "max")
+    found.add("none", (0.0, 9.0), runs.isel(rate=[]), values)
+    assert found == [
+        Finding("largest", (0.0, 2.5), 2.5, (2.0, 3.0)),
+        Finding("every run", (0.0, 9.0), 1.5, (0.5, 3.0)),
+    ]
+    assert [finding.status for finding in found] == ["inconclusive", "supported"]
 
 
 def test_evaluate_sweeps_the_design_and_compares():

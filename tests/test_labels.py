@@ -10,7 +10,9 @@ from research.labels import (
     dimensions,
     fields,
     lift,
+    middle_value,
     recorded,
+    small_steps,
 )
 
 
@@ -212,3 +214,20 @@ def test_what_a_run_recorded_is_neither_padding_nor_of_a_diverged_seed():
     kept = recorded(run)
     assert kept.step.values.tolist() == [0, 10]
     assert kept.loss.values.tolist() == [[3.0, 1.0]]
+
+
+def test_the_middle_value_is_that_of_an_arm():
+    widths = lambda *values: xr.DataArray(list(values), dims="arm")
+    assert [middle_value(widths(9, 1, 1)), middle_value(widths(1, 4, 9, 16)), middle_value(xr.DataArray(7))] == [
+        1,
+        9,
+        7,
+    ]
+
+
+def test_small_steps_are_those_of_one_momentum_up_to_the_limit():
+    arms = [(0.25, 0.0), (0.5, 0.0), (0.05, 0.5), (0.1, 0.5), (0.01, 0.9)]
+    rates, momenta = zip(*arms, strict=True)
+    runs = xr.Dataset(coords={"learning_rate": ("arm", list(rates)), "momentum": ("arm", list(momenta))})
+    chosen = lambda momentum: small_steps(runs, momentum, limit=0.25).learning_rate.values.tolist()
+    assert [chosen(0.0), chosen(0.5), chosen(0.9), chosen(0.1)] == [[0.25], [0.05], [0.01], []]

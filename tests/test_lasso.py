@@ -5,13 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.oracles.lasso import largest_strength, lasso, lasso_residual, next_knot, shrinkage, soft_threshold
+from research.oracles.lasso import lasso, lasso_residual, next_knot, shrinkage, soft_threshold
 
 
 def problem(seed=0, samples=40, features=8):
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((samples, features)) @ (np.eye(features) + 0.3)
     return X, X[:, :3] @ np.array([1.0, -2.0, 0.5]) + rng.standard_normal(samples)
+
+
+def largest_strength(X, y):
+    return np.abs(X.T @ y / len(y)).max()
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.1, 0.01])
@@ -73,7 +77,6 @@ def test_not_a_number_in_is_not_a_number_out():
     assert np.isnan(lasso(X, y, math.nan)).all()
     assert math.isnan(lasso_residual(X, y, np.full(8, np.nan), 0.1))
     assert math.isnan(next_knot(X, y * np.nan, 0.1))
-    assert math.isnan(largest_strength(X, y * np.nan))
     assert math.isnan(soft_threshold(math.nan, 1.0))
     assert math.isnan(shrinkage(1.0, math.nan))
 

@@ -9,6 +9,7 @@ Source: Hastie, Montanari, Rosset & Tibshirani 2022, arXiv 1903.08560, on isotro
 Belkin, Hsu, Ma & Mandal 2019, arXiv 1812.11118, for random features of images; Dobriban & Wager 2018, arXiv 1507.03003.
 
 Departure: n = 40 rather than 200, against formulas for this n: exact for interpolation, with the 1/n term for ridge.
+How they tend to their limit is judged at p = n/2 for n = 10, 20 and 40, with 2048 draws of each seed.
 The p features are those of the first p columns that are not masked, so that every γ is one program. Descent is the
 heavy ball with the momentum that is critical for the slowest mode, and plain gradient descent. Spiked: a tenth of the
 features has eleven times the variance of the others. Digits: odd (1) against even (−1) from random cosine features,
@@ -17,7 +18,7 @@ with label noise; no formula there but for where the peak is.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,20 +26,26 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Array, Float
-from scipy import stats
 
-from research import data as problems
+from experiments.implicit_bias._double_descent import (
+    NOISE,
+    SHARES,
+    VARIANCES,
+    Data,
+    deviations,
+    mean_risk,
+    problem,
+    risk_curve,
+    spare,
+)
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import check_at_most, lift, norm, per_seed, select, table
+from research.labels import check_at_most, lift, norm, per_seed, select
 from research.oracles.least_squares import minimum_l2_norm, ridge
 from research.oracles.ridgeless_risk import optimal_ridge_risk, ridge_risk, ridgeless_risk
-from research.statistics import Estimate, every_seed, over_seeds
+from research.statistics import Estimate, every_seed, largest_score, over_seeds, slope
 
-Data = Literal["gaussian", "digits"]
-NOISE = 1.0
-VARIANCES, SHARES = (5.5, 0.5), (0.1, 0.9)  # of the spiked features, 1 on average
 TOLERANCE = 1e-6  # of the distance to the least-squares solution
 CLEAR = 0.2  # |p − n|/n from which E (risk)⁴ is finite, so that a mean of few draws may be judged by its own spread
 
@@ -54,31 +61,6 @@ class Given(NamedTuple):
     slowest: Float[Array, "draw"]
 
 
-def problem(
-    key: Array, active: Array, signal: float, spike: float, data: Data, samples: int, width: int
-) -> tuple[Array, Array, Callable[[Array], Array]]:
-    """X with zeros in all columns but the first `active`, y, and the risk of weights."""
-    used = jnp.arange(width) < active
-    if data == "digits":
-        inputs_key, feature_key, key = jax.random.split(key, 3)
-        images, labels = problems.digits()
-        chosen = jax.random.permutation(inputs_key, len(images))[: samples + 200]
-        features = problems.random_features(feature_key, jnp.asarray(images)[chosen], width, bandwidth=1.5)
-        features = features * width**0.5 * used[None, :]
-        odd = signal * jnp.asarray(problems.signed(labels, (1, 3, 5, 7, 9)))[chosen]
-        noise = NOISE * jax.random.normal(key, (samples,))
-        X, beyond = features[:samples], features[samples:]
-        return X, odd[:samples] + noise, lambda w: jnp.mean((beyond @ w - odd[samples:]) ** 2)
-    # One draw for the planted weights, the noise and the inputs, as each more costs time to compile.
-    normal = jax.random.normal(key, (samples + 2, width))
-    first = jnp.arange(width) < SHARES[0] * active
-    variances = used * (1 + spike * (jnp.where(first, VARIANCES[0], VARIANCES[1]) - 1))
-    X = normal[2:] * jnp.sqrt(variances)[None, :]
-    planted = used * normal[0]
-    planted = signal * planted / jnp.linalg.norm(planted)
-    return X, X @ planted + NOISE * normal[1, :samples], lambda w: variances @ (w - planted) ** 2
-
-
 def simulate(
     key: Array,
     aspect_ratio: float,
@@ -92,18 +74,20 @@ def simulate(
     samples: int = 40,
     largest_ratio: int = 4,
     draws: int = 8,
+    repeats: int = 1,
     steps: int = 1000,
 ) -> Run:
-    """`draws` descents from zero on 1/(2n) ‖Xw − y‖² + λ/2 ‖w‖² with p = aspect_ratio · samples features.
+    """`draws` · `repeats` descents from zero on 1/(2n) ‖Xw − y‖² + λ/2 ‖w‖² with p = aspect_ratio · samples features.
 
-    `strength` is λ in units of the best one, γσ²/r². `learning_rate` is in units of gradient descent's threshold, and
-    `acceleration` scales the momentum, from 0 to the critical one of the slowest mode that the data move. `spike` 1
-    gives a tenth of the Gaussian features a larger variance, 0 none. Weights and data are recorded of the first draw.
-    `slowest`: what theory leaves of the slowest mode at the end.
+    The risk of a draw is the mean over its repeats. `strength` is λ in units of the best one, γσ²/r². `learning_rate`
+    is in units of gradient descent's threshold, and `acceleration` scales the momentum, from 0 to the critical one of
+    the slowest mode that the data move. `spike` 1 gives a tenth of the Gaussian features a larger variance, 0 none. Of
+    the first descent weights and data are recorded. `slowest`: what theory leaves of the slowest mode at the end.
     """
     active = jnp.round(aspect_ratio * samples)
     make = lambda key: problem(key, active, signal, spike, data, samples, largest_ratio * samples)
-    keys = jax.random.split(key, draws)
+    keys = jax.random.split(key, draws * repeats)
+    by_draw = lambda values: values.reshape(draws, repeats)
     X, y = jax.vmap(lambda key: make(key)[:2])(keys)
     decay = strength * aspect_ratio * NOISE**2 / signal**2
     curvatures = jnp.linalg.eigvalsh(X @ jnp.swapaxes(X, 1, 2) / samples)
@@ -115,9 +99,11 @@ def simulate(
     optimizer = optax.sgd(rate[:, None], momentum=momentum[:, None])
     middle = 1 + momentum - rate * lowest
     root = (middle + jnp.sqrt(jnp.maximum(middle**2 - 4 * momentum, 0.0))) / 2
-    observe = lambda state: Observables(jax.vmap(lambda key, w: make(key)[2](w))(keys, state.params), state.params[0])
-    state = start(jnp.zeros((draws, largest_ratio * samples)), optimizer)
-    return Run(state, descent(loss, optimizer), observe, log_spaced(steps, 3), Given(X[0], y[0], root**steps))
+    risks = lambda w: jax.vmap(lambda key, w: make(key)[2](w))(keys, w)
+    observe = lambda state: Observables(by_draw(risks(state.params)).mean(axis=1), state.params[0])
+    state = start(jnp.zeros((draws * repeats, largest_ratio * samples)), optimizer)
+    given = Given(X[0], y[0], by_draw(root**steps).max(axis=1))
+    return Run(state, descent(loss, optimizer), observe, log_spaced(steps, 3), given)
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
@@ -143,17 +129,10 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
-def deviations(runs: xr.Dataset, predicted: xr.DataArray) -> np.ndarray:
-    """The mean risk of each cell minus the prediction, in standard errors over all draws of all seeds."""
-    risk = runs.risk.sel(step=runs.steps)
-    each, count = {"dim": ("seed", "draw"), "skipna": False}, risk.sizes["seed"] * risk.sizes["draw"]
-    return ((risk.mean(**each) - predicted) / risk.std(**each, ddof=1) * count**0.5).values.ravel()
-
-
 def findings(dataset: xr.Dataset) -> list[Finding]:
-    """The exact risk, the descent, the peak, the best ridge, and a covariance that is not the identity."""
+    """The exact risk, the descent, the peak, the way to the limit, the best ridge, and a covariance other than I."""
     first, spike = str(np.atleast_1d(dataset.data.values)[0]), float(np.atleast_1d(dataset.spike.values)[0])
-    usual = select(dataset, learning_rate=USUAL, acceleration=1.0)
+    usual, sizes = _parts(dataset)
     clear = lambda gamma: abs(gamma - 1) >= CLEAR - 1e-9
     cells = lambda data, strength, where=clear, spike=0.0: select(
         usual, data=data, strength=strength, aspect_ratio=where, spike=spike
@@ -162,16 +141,15 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
     def largest(what: str, runs: xr.Dataset, variable: str, fails: bool = False) -> None:
         if runs.diverged.size:
-            values = np.abs(deviations(runs, runs[variable]))
-            # The quantile of Student's law that all these |z| stay below with probability 95 % (Bonferroni).
-            limit = stats.t.ppf(1 - 0.025 / values.size, runs.sizes["seed"] * runs.sizes["draw"] - 1)
-            worst, what = float(values.max()), f"{what}: largest |z| of {values.size} mean risks"
-            found.append(Finding.of(what, (limit, np.inf) if fails else (0, limit), Estimate(worst, (worst, worst))))
+            values = deviations(runs, runs[variable])
+            worst, limit = largest_score(values, runs.sizes["seed"] * runs.sizes["draw"] - 1)
+            said = f"{what}: largest |z| of {values.size} mean risks"
+            found.append(Finding.of(said, (limit, np.inf) if fails else (0, limit), worst))
 
     def ordered(what: str, here: tuple[float, float], *there: tuple[float, float]) -> None:
         runs = [cells("gaussian", strength, lambda g, gamma=gamma: g == gamma) for gamma, strength in (here, *there)]
         if all(each.diverged.size for each in runs):
-            risk, *others = (per_seed(_mean(each), "mean") for each in runs)
+            risk, *others = (per_seed(mean_risk(each), "mean") for each in runs)
             found.append(Finding.of(what, (-np.inf, 0.0), over_seeds(risk - np.min(others, axis=0))))
 
     largest(f"{first}: exact formula for this n", cells(first, 0.0, spike=spike), "finite")
@@ -182,10 +160,18 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     for data in ("gaussian", "digits"):
         runs = cells(data, 0.0, lambda gamma: True)
         if len(np.unique(runs.aspect_ratio.values)) > 2 and runs.diverged.size:
-            risk = _curve(runs, "median")
+            risk = risk_curve(runs, "median")
             peak = risk.aspect_ratio[risk.fillna(0).argmax("aspect_ratio")].where(risk.notnull().all("aspect_ratio"))
             what, band = f"{data}: p/n at which a seed's median risk peaks", 1 / float(np.min(runs.samples))
             found.append(Finding.of(what, (1 - band, 1 + band), every_seed(peak)))
+    if len(np.unique(sizes.samples.values)) > 2:
+        largest("gaussian, p = n/2, other n: exact formula", sizes, "finite")
+        # The exact risk exceeds its limit by limit / (n − p − 1).
+        above = (mean_risk(sizes) - sizes.limit).transpose("seed", ...)
+        what = "gaussian, p = n/2: slope of ln(mean risk − limit) on ln(n − p − 1) (nearer to −1 than to −1/2 or −3/2)"
+        found.append(
+            Finding.of(what, (-1.25, -0.75), over_seeds(slope(np.log(spare(sizes)), np.log(above.where(above > 0)))))
+        )
     largest("gaussian: best ridge against its closed form", cells("gaussian", 1.0, lambda gamma: True), "best")
     ordered("gaussian: best ridge, mean risk at p = n minus that at p = 2n (no peak)", (1.0, 1.0), (2.0, 1.0))
     what = "gaussian, p = n: mean risk of the best ridge minus the least at a third and three times its strength"
@@ -195,7 +181,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     largest("spiked, p < n: the isotropic formula holds", below, "finite")
     largest("spiked, p > n: the isotropic formula fails", above, "finite", fails=True)
     if above.diverged.size:
-        mean = _mean(above).mean("seed", skipna=False)
+        mean = mean_risk(above).mean("seed", skipna=False)
         to = lambda variable: float(np.abs(np.log((mean / above[variable]).values)).sum())
         ratio = to("general") / to("limit")
         what = "spiked, p > n: |ln(mean risk / limit for this Σ)| over that to the isotropic limit, summed over γ"
@@ -203,19 +189,20 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     return found
 
 
-def _mean(runs: xr.Dataset) -> xr.DataArray:
-    return runs.risk.sel(step=runs.steps).mean("draw", skipna=False)
-
-
-def _curve(runs: xr.Dataset, reduce: str) -> xr.DataArray:
-    """The risk of each seed by aspect ratio, the mean or the median over its draws."""
-    return table(runs.assign(curve=getattr(runs.risk.sel(step=runs.steps), reduce)("draw")), "curve", "aspect_ratio")
+def _parts(dataset: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    """The runs at the usual rate with few draws, and those with many, in which sizes are compared."""
+    runs, fewest = select(dataset, learning_rate=USUAL, acceleration=1.0), np.min(dataset.repeats.values)
+    return select(runs, repeats=lambda count: count == fewest), select(runs, repeats=lambda count: count > fewest)
 
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
-    """(a) the risk and the exact formula, (b) the best ridge, (c) a spiked covariance, (d) digits."""
-    figure, ((risk, best), (spiked, real)) = plots.figure(2, 2, "The risk peaks where features equal samples")
-    usual = select(dataset, learning_rate=USUAL, acceleration=1.0)
+    """(a) the risk and the exact formula, (b) the best ridge, (c) a spiked covariance, (d) digits, (e) larger n."""
+    figure, panels = plots.figure(2, 3, "The risk peaks where features equal samples")
+    (risk, best), (spiked, real) = panels[:, :2]
+    for axes in panels[:, 2]:
+        axes.remove()
+    way = figure.add_subplot(risk.get_gridspec()[:, 2])
+    usual, sizes = _parts(dataset)
     samples, ratios = float(np.atleast_1d(dataset.samples)[0]), np.unique(dataset.aspect_ratio.values)
     dense = np.geomspace(ratios[0], ratios[-1], 400)
     sides = [dense[dense <= 1 - 2 / samples], dense[dense >= 1 + 2 / samples]]
@@ -224,7 +211,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     def dots(axes: plots.Axes, label: str, reduce: str = "mean", color: str = "C0", **conditions: object) -> None:
         runs = select(usual, **conditions)
         if runs.diverged.size:
-            curve = _curve(runs, reduce)
+            curve = risk_curve(runs, reduce)
             plots.points(axes, curve.aspect_ratio, curve, color=color)
             whole = curve.mean("seed") if reduce == "mean" else curve.median("seed")
             plots.points(axes, whole.aspect_ratio, whole, label, color=color, markersize=6, alpha=1.0)
@@ -235,9 +222,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
 
     for number, signal in enumerate(signals):
         exact, limit = (partial(ridgeless_risk, signal=signal, noise=NOISE, samples=n) for n in (samples, None))
-        dots(
-            risk, f"‖β‖² = {signal**2:g}σ²", color=f"C{number}", data="gaussian", signal=signal, strength=0.0, spike=0.0
-        )
+        said = f"‖β‖² = {signal**2:g}σ²"
+        dots(risk, said, color=f"C{number}", data="gaussian", signal=signal, strength=0.0, spike=0.0)
         curves(risk, exact, f"exact, n = {samples:g}" if number == 0 else None, linestyle="-")
         curves(risk, limit, "limit n → ∞" if number == 0 else None, linestyle=":")
     signal = signals[-1]
@@ -251,6 +237,14 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     curves(spiked, lambda g: ridge_risk(g, *blocks, signal, NOISE), "limit for this Σ", linestyle="-")
     curves(spiked, limit, "limit for Σ = I", linestyle=":")
     dots(real, "odd or even, median", "median", data="digits", strength=0.0)
+    if sizes.diverged.size:
+        x, gap = spare(sizes), mean_risk(sizes) - sizes.limit
+        plots.points(way, x, gap, "p = n/2, n from 10 to 40")
+        plots.points(way, x, gap.mean("seed"), color="C0", alpha=1.0, markersize=6)
+        plots.theory(way, x, sizes.finite - sizes.limit, "limit / (n − p − 1)", linestyle="-")
+        plots.legend(way)
+    way.set(title="e  the exact risk tends to its limit as 1/n", xscale="log", yscale="log", xlabel="n − p − 1")
+    way.set_ylabel("(risk − limit n → ∞) / σ²")
     for axes, title in (
         (risk, "a  descent to the least norm"),
         (best, f"b  the best ridge has no peak (‖β‖² = {signal**2:g}σ²)"),
@@ -267,11 +261,15 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
 
 
 USUAL = 0.9  # of gradient descent's threshold
+REPEATS = 256  # of each draw where sizes are compared: the risk is to be known to a few per cent of 1/n
 TICKS = (0.25, 0.5, 1.0, 2.0, 4.0)
 RATIOS = (0.25, 0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0)
 LARGE = 5**0.5
-AXES = ("data", "aspect_ratio", "signal", "strength", "learning_rate", "acceleration", "spike")
-ARMS = [
+AXES = (
+    *("data", "aspect_ratio", "signal", "strength", "learning_rate", "acceleration", "spike"),
+    *("samples", "largest_ratio", "repeats", "steps"),
+)
+CASES = [
     *(
         ("gaussian", gamma, signal, strength, USUAL, 1.0, 0.0)
         for strength in (0.0, 1.0)
@@ -287,14 +285,16 @@ ARMS = [
     *(("gaussian", gamma, LARGE, 0.0, USUAL, 1.0, 1.0) for gamma in RATIOS),
     *(("digits", gamma, LARGE, 0.0, USUAL, 1.0, 0.0) for gamma in RATIOS),
 ]
+SIZES = [("gaussian", 0.5, 1.0, 0.0, USUAL, 1.0, 0.0, n, 1, REPEATS, 3000 // n) for n in (10, 20, 40)]
+ARMS = [(*case, 40, 4, 1, 1000) for case in CASES]
 SMALL = (0.5, 0.8, 1.0, 2.0)
 experiment = Experiment(
     simulate=simulate,
     compare=compare,
     findings=findings,
     draw=draw,
-    design={"seeds": 8, AXES: ARMS},
+    design={"seeds": 8, AXES: ARMS + SIZES},
     smoke={"seeds": 3, AXES: [arm for arm in ARMS if arm[1] in SMALL and arm[0] != "digits"]},
-    paper={"seeds": 64, "samples": 200, "steps": 10_000},
-    control={AXES: [arm for arm in ARMS if arm[-1] and arm[1] in SMALL]},
+    paper={"seeds": 64, AXES: [(*case, 200, 4, 1, 10_000) for case in CASES] + SIZES},
+    control={AXES: [arm for arm in ARMS if arm[6] and arm[1] in SMALL]},
 )

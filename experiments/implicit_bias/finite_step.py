@@ -12,15 +12,20 @@ stochastic gradient flow. Derivation: 1 ∓ γg multiplies u ± v, so w = α² e
 The sum is −2γ Σ g, in the row space of X, plus `shift` = Σ (2γg + ln |1 − γg| − ln |1 + γg|), of third order in γg;
 hence w̃ = α² e^(−gain) sinh(shift).
 
-Departure: the size is that of the paper's figure (30 features, 20 samples, three weights that are not zero), over
-seeds. The loss is 1/(2b)‖Xw − y‖² on a batch of b, drawn with replacement where b < n. The planted weights have norm 1.
+Departure: the sizes are those of the paper's figures, over seeds: 30 features, 20 samples and three weights that are
+not zero; at the edge of stability (figure 3) 100 features, 50 samples and the weights 100 and −100, with α = 0.1 and γ
+from 0.005 to 0.0175 for 10⁴ steps, all after the reproduction alexandremr01/sgd-over-dlns on GitHub. The planted
+weights have norm 1 here, of which γ is then 141 times and α a twelfth, and the steps are 10⁵, so that runs come to
+rest. The loss is 1/(2b)‖Xw − y‖² on a batch of b, drawn with replacement where b < n.
 The gain of single samples is even only where no weight stands out: the first step has on average 1 + 2/s times as much
 of it on a support of s (5/3 here), and 1 + (n + 1)/s times with full batches (8 here); what it ends with is close: a
 factor 3/2 either way is allowed, by convention, as theory speaks of the first step alone. Both trends are judged at
 every α and batch that have two rates. From α = 0.1 they are the claim's with full batches and with single samples; with
 batches of 5, and with single samples from α = 0.3, they point its way in the median seed, but not in every seed. At the
 full batch's largest rate two of eight runs never come to rest: they hover at a residual of about a tenth of ‖y‖, and
-their gain grows without end (the paper's edge of stability; panels e and f). They are not judged.
+their gain grows without end (the paper's edge of stability). They are not judged. With n = 50 that is one run of eight
+at the largest γ; three diverge there, four come to rest far from the planted weights. At the smallest none is at rest
+after 10⁵ steps (residual 10⁻⁶), but its error to the planted weights is known.
 """
 
 from typing import NamedTuple
@@ -32,17 +37,16 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float
 
-from research import plots
+from experiments.implicit_bias._finite_step import NEAR, draw, parts
 from research.data import gaussian_regression
 from research.dynamics import Descent, Run, descent, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
-from research.labels import averaged, lift, norm, per_seed, select, table
+from research.labels import lift, norm, per_seed, select, table
 from research.oracles.hyperbolic_entropy import first_gain, minimum_hyperbolic_entropy
 from research.statistics import every_seed, slope_within
 
 SETTLED = 1e-10  # the training residual relative to ‖y‖ below which a run is judged
-NEAR = 1e-4  # and below which the error to the planted weights, a few hundredths, is
-AXES = ("batch", "learning_rate", "init_scale")
+AXES = ("batch", "learning_rate", "init_scale", "samples", "features", "support", "equal")
 
 
 class State(NamedTuple):
@@ -76,11 +80,18 @@ def simulate(
     samples: int = 20,
     features: int = 30,
     support: int = 3,
+    equal: bool = False,
     steps: int = 100_000,
 ) -> Run:
-    """One descent on 1/(2 batch)‖Xw − y‖², w = u·v, from u = √2 init_scale, v = 0; full-batch where batch = samples."""
+    """One descent on 1/(2 batch)‖Xw − y‖², w = u·v, from u = √2 init_scale, v = 0; full-batch where batch = samples.
+
+    `equal` makes the planted weights, as many as `support`, equally large.
+    """
     data_key, batch_key = jax.random.split(key)
     X, y, planted = gaussian_regression(data_key, samples, features, support=support)
+    if equal:
+        planted = jnp.sign(planted) / support**0.5
+        y = X @ planted
     loss_of = lambda w, chosen: optax.l2_loss(X[chosen] @ w, y[chosen]).mean()
     sample = lambda key: jax.random.randint(key, (batch,), 0, samples) if batch < samples else jnp.arange(samples)
     loss = lambda params, chosen: loss_of(params[0] * params[1], chosen)
@@ -138,11 +149,13 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The identity for each batch size, what it is without shift or gain, the two trends, the shape of the gain."""
-    batches = np.unique(dataset.batch.values).tolist()[::-1]
-    name = lambda batch: "full batch" if batch == dataset.samples else f"batch {batch}"
-    arms = [(name(batch), select(dataset, batch=batch)) for batch in batches]
+    small, edge = parts(dataset)
+    batches = np.unique(small.batch.values).tolist()[::-1]
+    name = lambda batch: "full batch" if batch in small.samples else f"batch {batch}"
+    arms = [(name(batch), select(small, batch=batch)) for batch in batches]
+    wide = [(f"full batch of {int(edge.samples.max())}", edge)] if edge.diverged.size else []
     found = []
-    for called, runs in arms:
+    for called, runs in arms + wide:
         others = [dimension for dimension in runs.settled.dims if dimension != "seed"]
         worst = runs.distance.where(runs.settled, 0.0).where(runs.settled.any(others))
         said = f"{called}: relative distance to the limit that the gain and the shift name, the worst of a seed's"
@@ -160,16 +173,16 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             Finding.of(said, (-np.inf, -3.0), every_seed(nearer.median([d for d in nearer.dims if d != "seed"])))
         )
     scales = np.unique(dataset.init_scale.values).tolist()
-    for called, runs, scale in ((*arm, scale) for scale in scales for arm in arms):
-        small = select(runs, init_scale=scale)
-        rates = np.unique(small.learning_rate.values)
-        if small.diverged.size and rates.size > 1:
-            error = table(small, "error", "learning_rate")
-            whole = ~small.diverged.any([each for each in small.diverged.dims if each != "seed"])
-            trend = slope_within(np.log(error.learning_rate), np.log(error), whole, "learning_rate")
-            said = f"{called}, α = {scale:g}: slope of ln(error to the planted weights) on ln γ, {rates.size} rates"
-            band = (0.0, np.inf) if called == "full batch" else (-np.inf, 0.0)
-            found.append(Finding.of(said, band, every_seed(trend)))
+    for called, runs, scale in ((*arm, scale) for scale in scales for arm in arms + wide):
+        chosen = select(runs, init_scale=scale)
+        rates = np.unique(chosen.learning_rate.values)
+        if chosen.diverged.size and rates.size > 1:
+            error = table(chosen, "error", "learning_rate")
+            trend = slope_within(np.log(error.learning_rate), np.log(error), error.notnull(), "learning_rate")
+            lost = f" ({int(chosen.diverged.sum())} runs diverged)" if chosen.diverged.any() else ""
+            said = f"{called}, α = {scale:.2g}: slope of ln(error to the planted weights) on ln γ, {rates.size} rates"
+            band = (-np.inf, 0.0) if called.startswith("batch") else (0.0, np.inf)
+            found.append(Finding.of(said + lost, band, every_seed(trend)))
             if called == "full batch" and rates.size > 3:
                 said = f"{called}, α = {scale:g}: the same over the two largest γ near rest less the two smallest"
                 found.append(Finding.of(said, band, every_seed(_steepening(error))))
@@ -178,7 +191,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         slow = select(runs, learning_rate=float(runs.learning_rate.min()))
         said = f"{called}, smallest γ: gain on the support over that off it, over the same of the first step (to 3/2)"
         found.append(Finding.of(said, (2 / 3, 3 / 2), every_seed(per_seed(slow.ratio / slow.first_ratio))))
-    slowest = [select(runs, init_scale=float(np.min(dataset.init_scale))) for _, runs in arms]
+    slowest = [select(runs, init_scale=float(np.min(small.init_scale))) for _, runs in arms]
     if len(slowest) > 1:
         least, most = (
             table(runs, "ratio", "learning_rate").isel(learning_rate=0) for runs in (slowest[-1], slowest[0])
@@ -198,86 +211,16 @@ def _steepening(error: xr.DataArray) -> list[float]:
     return steeper
 
 
-def draw(dataset: xr.Dataset) -> plots.Figure:
-    """(a) error against step size, (b, c) the gain's shape, (d) the identity, (e, f) the edge of stability."""
-    figure, ((error, shape, ratio), (identity, coordinates, growth)) = plots.figure(
-        2, 3, "A finite step size changes which interpolant is found"
-    )
-    batches = np.unique(dataset.batch.values).tolist()[::-1]
-    alpha = float(np.min(dataset.init_scale))
-    for number, batch in enumerate(batches):
-        runs = select(dataset, batch=batch, init_scale=alpha)
-        if not runs.diverged.size:
-            continue
-        style = {"label": "full batch" if batch == dataset.samples else f"batch {batch}", "color": f"C{number}"}
-        flow = table(runs, "flow_error", "learning_rate")
-        plots.seeds(error, table(runs, "error", "learning_rate") / flow, **style, marker="o", markersize=3)
-        middle = (table(runs, "predicted_error", "learning_rate") / flow).median("seed")
-        plots.theory(error, middle.learning_rate, middle, None if number else "theory from the gains")
-        end = runs.sel(step=runs.steps)
-        gain = averaged((end.gain / end.gain.mean("feature")).where(end.residual < NEAR), "seed", "feature")
-        order = np.argsort(-abs(averaged(dataset.planted, "seed", "feature").values), axis=1)
-        place = {"seed": gain.seed, "coordinate": 1 + np.arange(order.shape[1])}
-        ranked = xr.DataArray(np.take_along_axis(gain.values, order, axis=1), place, ("seed", "coordinate"))
-        plots.seeds(shape, ranked, **style)
-        slow = runs.isel({dimension: [0] for dimension in runs.ratio.dims if dimension != "seed"})
-        plots.points(ratio, slow.first_ratio, slow.ratio, **style, alpha=1.0)
-        rested = select(dataset, batch=batch)
-        for variable, marker in (("distance", "o"), ("shiftless_distance", "x"), ("plain_distance", "^")):
-            label = {"distance": style["label"], "shiftless_distance": "without shift", "plain_distance": "α alone"}[
-                variable
-            ]
-            shown = label if not number or variable == "distance" else None
-            plots.points(
-                identity, rested.learning_rate, rested[variable].clip(1e-16), shown, marker=marker, color=style["color"]
-            )
-    largest_first = np.unique(select(dataset, batch=batches[0], init_scale=alpha).learning_rate.values)[::-1]
-    for number, rate in enumerate(largest_first[:3]):
-        runs = select(dataset, batch=batches[0], init_scale=alpha, learning_rate=float(rate))
-        runs = runs.isel({dimension: 0 for dimension in runs.diverged.dims if dimension != "seed"})
-        runs = runs.sel(step=runs.step > 0)
-        plots.seeds(growth, runs.gain.max("feature"), f"γ = {rate:g}", color=f"C{number}")
-        if number == 0:
-            last = runs.isel(seed=int(np.argmax(runs.rest.values)))
-            for feature in range(last.sizes["feature"]):
-                on = bool(last.planted[feature])
-                color, width = ("C0", 1.6) if on else ("0.6", 0.6)
-                coordinates.plot(last.step, last.weights.isel(feature=feature), color=color, linewidth=width)
-                if on:
-                    called = None if coordinates.get_legend_handles_labels()[0] else "planted (others: 0)"
-                    plots.theory(coordinates, last.step, np.full(last.step.size, last.planted[feature]), called)
-            coordinates.set_title(f"e  the seed furthest from rest, γ = {rate:g}")
-    coordinates.set(xscale="log", xlabel="step", ylabel="weights (blue: on the support)")
-    growth.set(title="f  at the edge the gain never stops", xscale="log", yscale="log", xlabel="step")
-    growth.set_ylabel("largest gain of a coordinate")
-    plots.theory(ratio, (1, 20), (1, 20), "first step's E g²")
-    plots.theory(identity, identity.get_xlim(), (1e-8, 1e-8), "tolerance of the claim")
-    error.set(title="a  large steps hurt, large noisy steps help", ylabel="‖w − planted‖ / that of gradient flow")
-    shape.set(
-        title="b  where the gain sits", xlabel="coordinate, largest planted weight first", ylabel="gain / its mean"
-    )
-    ratio.set(title="c  decided at the start", xlabel="first step: g² on the support / off it")
-    ratio.set_ylabel("gain on the support / off it")
-    identity.set(title="d  the exact limit and its rivals", ylabel="relative distance of the end")
-    for axes in (error, identity):
-        axes.set(xscale="log", xlabel="learning rate γ")
-    ratio.set_xscale("log")
-    for axes in (error, shape, ratio, identity):
-        axes.set_yscale("log")
-        plots.legend(axes)
-    plots.legend(identity, loc="lower left")
-    for axes in (coordinates, growth):
-        plots.legend(axes)
-    identity.set_xlim(left=0.01)
-    return figure
-
-
+SMALL = (20, 30, 3, False)  # samples, features, support, whether planted weights are of one size
+NORM = 20_000**0.5  # of the paper's weights at the edge, 100 and −100: here 1, hence γ times it, α over its root
+EDGE = [(50, NORM * rate, 0.1 / NORM**0.5, 50, 100, 2, True) for rate in (5e-3, 1e-2, 1.75e-2)]
 ARMS = [
     *((20, rate, 0.1) for rate in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25)),
     *((5, rate, 0.1) for rate in (0.15, 0.3, 0.6)),
     *((1, rate, 0.1) for rate in (0.06, 0.1, 0.15, 0.2)),
     *((batch, rate, 0.3) for batch, rate in ((20, 0.1), (20, 0.8), (5, 0.3), (1, 0.06), (1, 0.15))),
 ]
+QUICK = [(20, 0.4, 0.3), (20, 0.8, 0.3), (1, 0.1, 0.3), (1, 0.15, 0.3)]
 PAPER = [
     (batch, float(rate), scale) for batch in (20, 5, 1) for rate in np.geomspace(0.01, 10, 30) for scale in (0.1, 0.3)
 ]
@@ -286,8 +229,8 @@ experiment = Experiment(
     compare=compare,
     findings=findings,
     draw=draw,
-    design={"seeds": 8, AXES: ARMS},
-    smoke={"seeds": 2, "steps": 30_000, AXES: [(20, 0.4, 0.3), (20, 0.8, 0.3), (1, 0.1, 0.3), (1, 0.15, 0.3)]},
-    paper={"seeds": 16, AXES: PAPER, "steps": 1_000_000},
+    design={"seeds": 8, AXES: [(*arm, *SMALL) for arm in ARMS] + EDGE},
+    smoke={"seeds": 2, "steps": 30_000, AXES: [(*arm, *SMALL) for arm in QUICK]},
+    paper={"seeds": 16, AXES: [(*arm, *SMALL) for arm in PAPER] + EDGE, "steps": 1_000_000},
     control={"momentum": 0.9},
 )

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select, table
+from research.labels import lift, norm, per_seed, select, small_steps, table
 from research.optimizers import until
 from research.oracles.modified_flow import modified_flow
 from research.statistics import every_seed, slope
@@ -115,12 +115,6 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _fine(runs: xr.Dataset, momentum: float) -> xr.Dataset:
-    """The runs of that momentum whose step is small enough for the leading order."""
-    small = FINE * (1 - momentum) / (1 + momentum)
-    return select(runs, momentum=momentum, learning_rate=lambda rate: rate <= small)
-
-
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The orders, the coefficient itself, and where it ends: kinks, and steps as large as 1/λ.
 
@@ -132,7 +126,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     found: list[Finding] = []
 
     def order(model: str, momentum: float, what: str, values: xr.DataArray, low: float, high: float) -> None:
-        runs = _fine(select(dataset.assign(error=values), model=model), momentum)
+        runs = small_steps(select(dataset.assign(error=values), model=model), momentum, FINE)
         if runs.diverged.size and np.unique(runs.learning_rate.values).size > 1:
             error = table(runs, "error", "learning_rate")
             named = model if momentum == 0 else f"{model}, momentum {momentum:g}"
@@ -169,7 +163,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 
 def _coefficient(runs: xr.Dataset, momentum: float) -> list[Finding]:
     """The c with which the flow of L + c h‖∇L‖² comes nearest, from the two finest steps extrapolated to h = 0."""
-    runs = _fine(runs, momentum)
+    runs = small_steps(runs, momentum, FINE)
     rates = np.unique(runs.learning_rate.values)[:2]
     if not runs.diverged.size or rates.size < 2:
         return []
@@ -198,7 +192,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         orders.axvline(1, color="0.5", linewidth=0.8)
         orders.annotate("h = 1/λ", (1, 0.02), xycoords=("data", "axes fraction"), fontsize=7.5, ha="right", rotation=90)
     every = np.unique(dataset.momentum.values)
-    fits = [_fine(select(dataset, model=first), momentum) for momentum in every]
+    fits = [small_steps(select(dataset, model=first), momentum, FINE) for momentum in every]
     for momentum, runs in zip(every, fits, strict=True):
         if runs.diverged.size:
             finest = select(runs, learning_rate=float(runs.learning_rate.min()))

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import check_at_most, lift, per_seed, select, table
+from research.labels import check_at_most, lift, middle_value, per_seed, select, table
 from research.oracles.linearized import linearized_outputs
 from research.statistics import every_seed, over_seeds, slope
 
@@ -143,7 +143,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     scaled = select(dataset, loss_exponent=2.0)
     centred = select(scaled, subtracted=1.0, mirrored=0.0)
     mirrored, neither = select(scaled, mirrored=1.0), select(scaled, subtracted=0.0, mirrored=0.0)
-    middle = _middle(dataset.width)
+    middle = middle_value(dataset.width)
     test, fitted = "distance to the linearised model, test points", "distance to the linearised model, samples"
 
     def add(
@@ -185,18 +185,13 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     return found
 
 
-def _middle(widths: xr.DataArray) -> float:
-    """The median width of the arms, which is the one at which α is varied."""
-    return float(np.sort(np.atleast_1d(widths.values))[widths.size // 2])
-
-
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """Distance to the linearised model (a) against α, (b) in time and (c) against the width; (d) from rich to lazy."""
     figure, ((powers, times), (widths, richness)) = plots.figure(
         2, 2, "Scaled up, a network trains as its linearisation"
     )
     scaled = select(dataset, loss_exponent=2.0, learning_rate=float(np.max(dataset.learning_rate)))
-    middle = _middle(dataset.width)
+    middle = middle_value(dataset.width)
     starts = {"f − f(start)": (1.0, 0.0, -1, -1), "mirrored units": (0.0, 1.0, -2, -1), "f ≠ 0": (0.0, 0.0, 1, None)}
     for number, (name, (subtracted, mirror, power, of_width)) in enumerate(starts.items()):
         runs = select(scaled, subtracted=subtracted, mirrored=mirror)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Descent, Run, descent, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select, table
+from research.labels import lift, norm, per_seed, select, small_steps, table
 from research.optimizers import until
 from research.oracles.modified_flow import modified_flow
 from research.statistics import every_seed, slope
@@ -120,12 +120,6 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _fine(runs: xr.Dataset, momentum: float) -> xr.Dataset:
-    """The runs of that momentum whose step is small enough for the leading order."""
-    small = FINE * (1 - momentum) / (1 + momentum)
-    return select(runs, momentum=momentum, learning_rate=lambda rate: rate <= small)
-
-
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """What sets ball and twin apart, the orders in h, Nesterov's, and a wrong rate.
 
@@ -134,7 +128,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     found: list[Finding] = []
     ball, nesterov = select(dataset, nesterov=False), select(dataset, nesterov=True)
     rates = [float(each) for each in np.unique(dataset.momentum.values) if each > 0]
-    fine = [_fine(ball, momentum) for momentum in rates]
+    fine = [small_steps(ball, momentum, FINE) for momentum in rates]
     if any(runs.diverged.size for runs in fine):
         ends = [select(each, learning_rate=float(each.learning_rate.min())) for each in fine if each.diverged.size]
         worst = np.max([per_seed(each.error) for each in ends], axis=0)
@@ -157,7 +151,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             said = f"β = {momentum:g}, finest h: that distance over that of the flow at (1 − β) times the time"
             found.append(Finding.of(said, (0.98, 1.02), every_seed(per_seed(end.slow_gap / end.foreseen_slow_gap))))
         what = f"Nesterov, β = {momentum:g}: slope of ln(distance to the twin)"
-        order(_fine(nesterov, momentum), what, "gap", 0.9, 1.1)
+        order(small_steps(nesterov, momentum, FINE), what, "gap", 0.9, 1.1)
     return found
 
 

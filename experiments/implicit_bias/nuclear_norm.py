@@ -6,9 +6,9 @@ general. Where they commute the limit is known for every init_scale, and the dis
 least slack of the dual program. With many Gaussian measurements it holds as well. With few it does not: the trace
 stays larger by some per cent, however small the start.
 
-Source: Gunasekar, Woodworth, Bhojanapalli, Neyshabur & Srebro 2017, arXiv 1705.09280 (theorem: commuting) and figures 1
-and 2; Li, Ma & Zhang 2018, arXiv 1712.09203 (many measurements: the planted matrix is found); against the conjecture
-with few: Li, Luo & Lyu 2021, arXiv 2012.09839, and Arora et al. 2019, arXiv 1905.13655, section 4.
+Source: Gunasekar, Woodworth, Bhojanapalli, Neyshabur & Srebro 2017, arXiv 1705.09280 (the conjecture, and the
+theorem where they commute); Li, Ma & Zhang 2018, arXiv 1712.09203 (many measurements: the planted matrix is found);
+against it with few: Li, Luo & Lyu 2021, arXiv 2012.09839, and Arora et al. 2019, arXiv 1905.13655, section 4.
 
 Departure: Gunasekar et al. take 50 × 50 matrices of rank 2, several kinds of measurement and a step by line search;
 here 10 × 10 of rank 2, or 3 where the measurements commute, whose symmetric matrices have 55 dimensions, and a constant

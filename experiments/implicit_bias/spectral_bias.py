@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import first_arm, largest, lift, per_seed, select, sound, table
+from research.labels import first_arm, largest, lift, middle_value, per_seed, select, sound, table
 from research.observables.kernel import tangent_kernel
 from research.oracles.arc_cosine import circle_eigenvalues, eigenfunctions, kernel_descent, mode_rates
 from research.statistics import every_seed, over_seeds, slope, slope_within
@@ -185,7 +185,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     add(_laziest(biased), f"with biases: {circle}, odd ones too", exact, over_seeds, mean_over_law="mean")
     none = "no biases, odd frequencies > 1: largest relative change of the residual, any α and width"
     add(select(dataset, bias=0.0), none, (0.0, 1e-9), every_seed, unlearnt="max")
-    sweep = select(free, width=_middle(dataset.width), alpha=lambda alpha: alpha >= 3, learning_rate=RATE)
+    sweep = select(free, width=middle_value(dataset.width), alpha=lambda alpha: alpha >= 3, learning_rate=RATE)
     wide = select(free, alpha=ANCHOR, learning_rate=RATE)
     # a mean over units; the band separates −1/2 from the exponents 0 and −1
     fit(wide, "rate over the circle's eigenvalue, distance from 1", "error_of_law", "width", (-0.75, -0.25))
@@ -204,11 +204,6 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 def _laziest(runs: xr.Dataset) -> xr.Dataset:
     """The runs of the largest α among the widest."""
     return largest(largest(runs, "width"), "alpha")
-
-
-def _middle(widths: xr.DataArray) -> float:
-    """The median width of the arms, which is the one at which α is varied."""
-    return float(np.sort(np.atleast_1d(widths.values))[widths.size // 2])
 
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
@@ -237,7 +232,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             line = (left.foreseen / begin).median("seed")
             plots.theory(axes, left.step, line, None if number else "(1 − ηλ)^t")
         axes.set(xlabel="step", ylabel="residual / residual at the start", xscale="log", yscale="log", ylim=(0.02, 9))
-    middle = select(free, width=_middle(dataset.width))
+    middle = select(free, width=middle_value(dataset.width))
     swept = select(middle, learning_rate=float(np.max(dataset.learning_rate)))
     if swept.diverged.size:
         plots.points(errors, middle.alpha, middle.final_change, "change of the kernel", color="C6", marker="x")

@@ -7,14 +7,14 @@ largest dual norm of a sample: t^-1/2 up to a logarithm; it falls at least as fa
 and l∞ stop short, while l2 goes on as 1/t. On squared loss the step size decides where steepest descent ends, even in
 l4/3, smooth and strictly convex as it is (in l1 on some data only); in l2 it ends in the interpolant of least norm.
 
-Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246, Theorem 5 (margins), and section 2.3 with figure 1c
-(squared loss). The bound follows from two facts on f(w) = ln Σ exp(−z_i·w): its gradient has dual norm at least γ, and
-a step Δ adds to the linear change at most R² ‖Δ‖²/2; so f, which is at least minus the least z_i·w, falls from ln n.
+Source: Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246, Theorem 5 (margins), and their example with squared
+loss. The bound follows from two facts on f(w) = ln Σ exp(−z_i·w): its gradient has dual norm at least γ, and a step Δ
+adds to the linear change at most R² ‖Δ‖²/2; so f, which is at least minus the least z_i·w, falls from ln n.
 
 Departure: Gunasekar et al. state limits, without a rate, for the exponential loss; the direction of its gradient, all
 that counts here, is that of f. Gaussian samples have features of unequal scale, which sets the norms apart; besides
-them 60 digits (3 against 8) and 60 patients of breast_cancer. Of the regression with two samples and three weights in
-figure 1c each entry of X is shifted by N(0, 0.1²), so that seeds differ.
+them 60 digits (3 against 8) and 60 patients of breast_cancer. Of their regression with two samples and three weights
+each entry of X is shifted by N(0, 0.1²), so that seeds differ.
 """
 
 from typing import Any, Literal, NamedTuple

@@ -24,11 +24,10 @@ from jaxtyping import Array, Float
 
 from research import plots
 from research.dynamics import Run, log_spaced, start
-from research.experiment import Experiment, Finding
-from research.labels import first_arm, lift, per_seed, select, sound
+from research.experiment import Experiment, Finding, Findings
+from research.labels import first_arm, lift, select, sound
 from research.optimizers import inverse_square_root
 from research.oracles.adam_cycle import critical_b2, period_drift
-from research.statistics import every_seed
 
 METHODS = ("adam", "amsgrad", "sgd")
 
@@ -105,35 +104,30 @@ def _stacked(runs: xr.Dataset) -> xr.Dataset:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The counterexample, its regret, the other two methods, the critical b2, and Adam's usual settings."""
-    found: list[Finding] = []
-
-    def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str) -> None:
-        if runs.diverged.size:
-            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
-
+    found = Findings()
     plain = select(dataset, b1=0.0)
     plain = plain if plain.diverged.size else dataset
     plain = _stacked(plain)
     share = float(plain.judged.mean())
     what = f"Adam, b1 = 0: share of a seed's runs that are not on the side of the critical b2 ({share:.0%} had time)"
-    add(what, (0.0, 0.0), plain, plain.misplaced.mean("cell", skipna=True).where(plain.known.all()))
+    found.add(what, (0.0, 0.0), plain, plain.misplaced.mean("cell", skipna=True).where(plain.known.all()))
     own = np.isclose(plain.b2 * (1 + plain.large**2), 1) & np.ones(plain.sizes["cell"], bool)
     judged = plain.isel(cell=np.flatnonzero(own))
     said = "Adam, b1 = 0, b2 = 1/(1 + C²)"
     near = (1 - judged.end.isel(method=0)) / judged.allowed
-    add(f"{said}: distance to the worst point +1, over one step", (0.0, 1.0), judged, near)
+    found.add(f"{said}: distance to the worst point +1, over one step", (0.0, 1.0), judged, near)
     if judged.diverged.size:
         # within a step of +1 the three losses are within (C + 2) steps of theirs there
         slack = float(((judged.large + 2) * judged.allowed / (2 * (judged.large - 2))).max())
         regret = judged.late.isel(method=0)
-        add(f"{said}: late regret a step over 2(C − 2)/3", (1 - slack, 1 + slack), judged, regret, "min", "max")
+        found.add(f"{said}: late regret a step over 2(C − 2)/3", (1 - slack, 1 + slack), judged, regret, "min", "max")
     for number, name in ((1, "AMSGrad"), (2, "gradient descent")):
         # AMSGrad's denominator is C from the first step on, so that it moves by η/√t at most, gradient descent by Cη/√t
         longest = dataset.learning_rate * (dataset.large if name == "gradient descent" else 1)
         worst = (dataset.end.isel(method=number) + 1) / longest * float(dataset.step.max()) ** 0.5
-        add(f"{name}, every C and b2: distance to the best point −1, over one step", (0.0, 1.0), dataset, worst)
+        found.add(f"{name}, every C and b2: distance to the best point −1, over one step", (0.0, 1.0), dataset, worst)
     usual = select(dataset, b1=0.9, b2=0.999)
-    add("Adam, b1 = 0.9, b2 = 0.999: x at the end", (-1.0, -0.9), usual, usual.end.isel(method=0), "min", "max")
+    found.add("Adam, b1 = 0.9, b2 = 0.999: x at the end", (-1.0, -0.9), usual, usual.end.isel(method=0), "min", "max")
     return found
 
 

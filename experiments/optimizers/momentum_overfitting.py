@@ -27,10 +27,9 @@ from jaxtyping import Array, Float
 
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
-from research.experiment import Experiment, Finding
-from research.labels import first_arm, lift, per_seed, select, sound
+from research.experiment import Experiment, Finding, Findings
+from research.labels import first_arm, lift, select, sound
 from research.oracles.spectral_filter import filter_risk
-from research.statistics import every_seed
 
 SHIFT, SAME = 0.15, 0.02  # of the number of steps, and of the least risk
 
@@ -101,25 +100,22 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """When the risk is least, how low it is, the exact curve, and what momentum costs who does not stop."""
-    found: list[Finding] = []
-
-    def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str) -> None:
-        if runs.diverged.size:
-            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
-
+    found = Findings()
     heavy = select(dataset, momentum=lambda beta: beta > 0)
     judged = heavy if heavy.diverged.size else dataset
     said = "momentum: steps to the least risk over (1 − β) times gradient descent's, all of a seed"
-    add(said, (1 - SHIFT, 1 + SHIFT), judged, judged.sooner, "min", "max")
+    found.add(said, (1 - SHIFT, 1 + SHIFT), judged, judged.sooner, "min", "max")
     same = "momentum: least risk on the way over gradient descent's, all of a seed"
-    add(same, (1 - SAME, 1 + SAME), heavy, heavy.lowest, "min", "max")
-    add("“momentum overfits worse”: least risk over gradient descent's", (1 + SAME, np.inf), heavy, heavy.lowest, "min")
-    add("risk at every step over the exact sum, minus one, largest", (0.0, 1e-8), dataset, dataset.off)
+    found.add(same, (1 - SAME, 1 + SAME), heavy, heavy.lowest, "min", "max")
+    found.add(
+        "“momentum overfits worse”: least risk over gradient descent's", (1 + SAME, np.inf), heavy, heavy.lowest, "min"
+    )
+    found.add("risk at every step over the exact sum, minus one, largest", (0.0, 1e-8), dataset, dataset.off)
     for beta in np.unique(heavy.momentum.values).tolist():
         runs = select(heavy, momentum=beta)
         what = f"β = {beta:g}, at the step that is best for gradient descent: risk over the least"
-        add(what, (1.0, np.inf), runs, runs.at_base, "min")
-    add(
+        found.add(what, (1.0, np.inf), runs, runs.at_base, "min")
+    found.add(
         "every method overfits in the end: risk at the end over its least", (1.0, np.inf), dataset, dataset.final, "min"
     )
     return found

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
-from research.experiment import Experiment, Finding
+from research.experiment import Experiment, Finding, Findings
 from research.labels import chosen_per_seed, first_arm, lift, per_seed, select, sound
 from research.oracles.rolling import overshoot, plateau_crossing, plateau_position, saddle_growth
 from research.statistics import every_seed, slope_within
@@ -120,17 +120,12 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The way, the crossing, what courses say of it, the saddle, the overshoot, and when the descent comes to rest."""
-    found: list[Finding] = []
-
-    def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: Any, *reduce: str) -> None:
-        if runs.diverged.size:
-            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
-
+    found = Findings()
     way = "plateau: largest distance to ηg/(1 − β) · (n − β(1 − βⁿ)/(1 − β)), of the way across"
-    add(way, (0.0, ROUNDING), dataset, dataset.gap)
+    found.add(way, (0.0, ROUNDING), dataset, dataset.gap)
     # where the formula says that the plateau ends on a step to rounding, one step more or less is right
     missed = np.abs(dataset.crossing - dataset.foreseen_crossing)
-    add("steps to cross the plateau, difference to the formula's", (0.0, 1.0), dataset, missed)
+    found.add("steps to cross the plateau, difference to the formula's", (0.0, 1.0), dataset, missed)
     usual = select(dataset, learning_rate=RATE)
     plain = select(usual, momentum=0.0)
     for beta in (0.9, 0.99):
@@ -141,8 +136,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         said = f"“momentum hurts on a plateau”: steps to cross at β = {beta:g} over those of gradient descent"
         found.append(Finding.of(said, (1.0, np.inf), every_seed(ratio)))
     words = "saddle: late slope of ln |y| over that of the larger root"
-    add(words, (1 - 1e-6, 1 + 1e-6), dataset, dataset.growth, "min", "max")
-    add("gradient descent: overshoot behind the plateau", (0.0, 0.0), plain, plain.overshoot)
+    found.add(words, (1 - 1e-6, 1 + 1e-6), dataset, dataset.growth, "min", "max")
+    found.add("gradient descent: overshoot behind the plateau", (0.0, 0.0), plain, plain.overshoot)
     axes = [each for each in dataset.diverged.dims if each != "seed"]
     cells = dataset.stack(cell=axes, create_index=False) if axes else dataset.expand_dims("cell")
     same = np.ravel(cells.friction.values == round((1 - HEAVY) / RATE**0.5, 9))
@@ -151,7 +146,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         order = slope_within(np.log(alike.learning_rate) / 2, np.log(alike.off), alike.off > 0, "cell")
         # the next order is √η again, at most 0.1 here, and the rates differ by factors of four: ln 1.1 / ln 2
         said = "overshoot: power of √η with which it comes close to the body with friction"
-        add(said, (0.85, 1.15), alike, order, "min", "max")
+        found.add(said, (0.85, 1.15), alike, order, "min", "max")
     if bool(dataset.inside.any()):
         # the top comes less than a half-swing after the crossing, the last turn beyond NEAR less than one before the
         # law's time, and NEAR is passed less than one after that turn; 0.1 for single steps, of 30 to a half-swing

@@ -23,8 +23,8 @@ from jaxtyping import Array, Float
 
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
-from research.experiment import Experiment, Finding
-from research.labels import first_arm, lift, per_seed, select, sound, table
+from research.experiment import Experiment, Finding, Findings
+from research.labels import first_arm, lift, select, sound, table
 from research.oracles.heavy_ball import best_descent, best_heavy_ball, mode_path, slowest_rate
 from research.statistics import every_seed, slope_within
 
@@ -106,21 +106,16 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The power law of gradient descent, its threshold, the heavy ball's, both best rates, and the best of the grid."""
-    found: list[Finding] = []
-
-    def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str) -> None:
-        if runs.diverged.size:
-            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
-
+    found = Findings()
     settled = select(dataset, learning_rate=lambda rate: rate < 2)
     plain = select(settled, momentum=0.0)
     judged = plain if plain.diverged.size else settled
     power = "gradient descent: largest difference of the share left of a mode to (1 − ηh)^t"
-    add(power, (0.0, ROUNDING), judged, judged.off_power)
+    found.add(power, (0.0, ROUNDING), judged, judged.off_power)
     rolling = select(dataset, momentum=lambda beta: beta > 0)
     rolling = rolling.assign(off_path=rolling.off_path.where(rolling.stable, 0.0))
     path = "heavy ball, where stable: largest difference of the share left of a mode to the companion matrix's power"
-    add(path, (0.0, ROUNDING), rolling, rolling.off_path)
+    found.add(path, (0.0, ROUNDING), rolling, rolling.off_path)
     for runs, name, limit in (
         (select(dataset, momentum=0.0), "gradient descent", "2/h_max"),
         (rolling, "heavy ball", "2(1 + β)/h_max"),
@@ -128,7 +123,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         if runs.diverged.size and 0 < float(runs.stable.mean()) < 1:
             near = float(np.abs(runs.learning_rate / (2 * (1 + runs.momentum)) - 1).min())
             said = f"{name}: share of a seed's runs that shrink beyond {limit} or grow below it (nearest: {near:.1%})"
-            add(said, (0.0, 0.0), runs, runs.misplaced, "mean")
+            found.add(said, (0.0, 0.0), runs, runs.misplaced, "mean")
     for kappa in np.unique(dataset.condition_number.values).tolist():
         ours = select(dataset, condition_number=kappa)
         for name, where, theory in (
@@ -146,7 +141,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
                 word = "(κ − 1)/(κ + 1)" if theory == "descent" else "(√κ − 1)/(√κ + 1)"
                 said = f"{name} at its best rate, κ = {kappa:g}: late slope of ln ‖w‖ over ln {word}"
                 # 1 %: the other modes, of which at κ = 300 e^(−2·500·(h − m)) = 2e-4 is left at half the steps
-                add(said, (low - 0.01, 1.01), runs, runs.slope / law, "min", "max")
+                found.add(said, (low - 0.01, 1.01), runs, runs.slope / law, "min", "max")
     return found + _optimum(select(dataset, condition_number=KAPPA))
 
 

@@ -30,10 +30,9 @@ from jaxtyping import Array, Float
 
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
-from research.experiment import Experiment, Finding
-from research.labels import first_arm, lift, norm, per_seed, select
+from research.experiment import Experiment, Finding, Findings
+from research.labels import first_arm, lift, norm, select
 from research.oracles.optimizer_loops import optimizer_path, peers, provenance
-from research.statistics import every_seed
 
 B1, B2 = 0.9, 0.99
 ROUNDING = 1e-9  # of the distance that is left at the start: 1000 steps of 1e-16, and what they are magnified by
@@ -177,39 +176,34 @@ def _farthest(weights: xr.DataArray, paths: list[xr.DataArray]) -> xr.DataArray:
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """All methods at once and each by itself; two conventions of momentum; Adam's first step; the defaults."""
     named, usual = (select(dataset, conventions=each) for each in ("named", "defaults"))
-    found: list[Finding] = []
-
-    def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *reduce: str) -> None:
-        if runs.diverged.size:
-            found.append(Finding.of(what, band, every_seed(per_seed(values, *reduce))))
-
+    found = Findings()
     judged, same = named if named.diverged.size else usual, (0.0, ROUNDING)
     what = f"largest distance to {dataset.provenance.item()}, of the distance at the start"
-    add(f"{len(WORDS)} optimisers of optax, {int(dataset.steps.max())} steps: {what}", same, judged, judged.gap)
+    found.add(f"{len(WORDS)} optimisers of optax, {int(dataset.steps.max())} steps: {what}", same, judged, judged.gap)
     for method, words in WORDS.items():
         by = " and ".join(peers(method))
-        add(f"{words}: largest distance to {by}", same, named, named.gap.sel(optimizer=method))
+        found.add(f"{words}: largest distance to {by}", same, named, named.gap.sel(optimizer=method))
     if named.diverged.size:
         visible = select(named, epsilon=float(named.epsilon.max()))
         said = f"ε = {float(named.epsilon.max()):g}: distance between any two other conventions, least of a seed's runs"
-        add(said, (APART, np.inf), visible, visible.apart, "min")
-    add(
+        found.add(said, (APART, np.inf), visible, visible.apart, "min")
+    found.add(
         "momentum as a mean at η/(1 − β) against the heavy ball at η: largest distance",
         (0, 1e-12),
         named,
         named.as_mean,
     )
     said = "Adam's first step: largest | |Δw|/η − 1 |, over ε/|g|"
-    add(said, (0.0, 1.0 + 1e-6), named, named.sign / named.allowed)
+    found.add(said, (0.0, 1.0 + 1e-6), named, named.sign / named.allowed)
     dampening = "torch's dampening β is not that mean: its first step over the mean's, times 1 − β"
-    add(dampening, (1 - 1e-9, 1 + 1e-9), named, named.first_mean * (1 - B1), "min", "max")
+    found.add(dampening, (1 - 1e-9, 1 + 1e-9), named, named.first_mean * (1 - B1), "min", "max")
     usual = select(usual, epsilon=float(usual.epsilon.min())) if usual.diverged.size else usual
-    add("defaults, Adam: largest distance", same, usual, usual.gap.sel(optimizer="adam"))
+    found.add("defaults, Adam: largest distance", same, usual, usual.gap.sel(optimizer="adam"))
     root = "defaults, RMSProp: first step of torch (decay 0.99) over optax's (0.9), over √10"
-    add(root, (1 - 1e-3, 1 + 1e-3), usual, usual.first_rms / 10**0.5, "min", "max")
+    found.add(root, (1 - 1e-3, 1 + 1e-3), usual, usual.first_rms / 10**0.5, "min", "max")
     for method, why in (("rmsprop", "decay"), ("adagrad", "first accumulator"), ("adamw", "weight decay")):
         said = f"defaults, {method} ({why} differs): largest distance, least of a seed's runs"
-        add(said, (APART, np.inf), usual, usual.gap.sel(optimizer=method).max("step"), "min")
+        found.add(said, (APART, np.inf), usual, usual.gap.sel(optimizer=method).max("step"), "min")
     return found
 
 

@@ -30,13 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
-from scipy import stats
 
 from research import plots
 from research.experiment import Experiment, Finding
 from research.labels import check_at_most, lift, per_seed, select, table
 from research.oracles.polynomial import polynomial_risk
-from research.statistics import Estimate, every_seed
+from research.statistics import every_seed, largest_score
 
 SHOWN = ("underfitted", "right", "interpolant")
 
@@ -124,11 +123,10 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     def add(what: str, band: tuple[float, float], values: np.ndarray) -> None:
         found.append(Finding.of(what, band, every_seed(values)))
 
-    samples, scores = int(np.min(dataset.samples)), np.abs(dataset.score.values)
-    limit = float(stats.t.ppf(1 - 0.025 / scores.size, dataset.sizes["draw"] - 1))
-    worst = float(scores.max())
-    what = f"mean test risk against bias² + variance: the largest |z| of {scores.size} means of {dataset.sizes['draw']}"
-    found.append(Finding.of(what, (0.0, limit), Estimate(worst, (worst, worst))))
+    samples, draws = int(np.min(dataset.samples)), dataset.sizes["draw"]
+    worst, limit = largest_score(dataset.score, draws - 1)
+    what = f"mean test risk against bias² + variance: the largest |z| of {dataset.score.size} means of {draws}"
+    found.append(Finding.of(what, (0.0, limit), worst))
     classical = select(dataset, degree=lambda degree: degree < samples - 1)
     first = select(classical, smoothness=float(np.atleast_1d(dataset.smoothness)[0]))
     if first.diverged.size and len(np.unique(first.degree.values)) > 2:

@@ -28,14 +28,13 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Array, Float
-from scipy import stats
 
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
 from research.labels import lift, select, table
 from research.oracles.ridge_path import best_strength, path_risk
-from research.statistics import Estimate, every_seed, over_seeds
+from research.statistics import every_seed, largest_score, over_seeds
 
 SIGNAL, NOISE = 1.0, 0.5
 SETTLED = 1e-6  # the gradient over the penalty, a bound on the error of a weight
@@ -105,11 +104,10 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The risk in closed form, where it is least, how flat it is there, and what the penalty is worth."""
-    scores = np.abs(dataset.score.values)
-    limit = float(stats.t.ppf(1 - 0.025 / scores.size, dataset.sizes["draw"] - 1))
-    worst = float(scores.max())
-    what = f"mean risk against bias² + variance: the largest |z| of {scores.size} means of {dataset.sizes['draw']}"
-    found = [Finding.of(what, (0.0, limit), Estimate(worst, (worst, worst)))]
+    draws = dataset.sizes["draw"]
+    worst, limit = largest_score(dataset.score, draws - 1)
+    what = f"mean risk against bias² + variance: the largest |z| of {dataset.score.size} means of {draws}"
+    found = [Finding.of(what, (0.0, limit), worst)]
     for features in np.unique(dataset.features.values).tolist():
         runs = select(dataset, features=features)
         found += _path(runs, f"{features} features, {int(np.min(runs.samples))} samples")

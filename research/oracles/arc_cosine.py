@@ -23,6 +23,23 @@ from research.oracles import inputs
 RESIDUAL_BOUND = 1e-10
 
 
+def lengths_and_angles(
+    X: Float[np.ndarray, "sample feature"], points: Float[np.ndarray, "point feature"]
+) -> tuple[Float[np.ndarray, "sample point"], Float[np.ndarray, "sample point"]]:
+    """Return |x||x'| and the angle between, for every row of X and every row of points; π/2 beside a row of zeros.
+
+    Raises ValueError for rows of different lengths and infinite entries.
+    """
+    X, points = inputs.array("X", X, 2), inputs.array("points", points, 2)
+    if points.shape[1] != X.shape[1]:
+        raise ValueError(f"points has rows of {points.shape[1]} entries; it takes {X.shape[1]}, as many as X")
+    lengths = np.linalg.norm(X, axis=1)[:, None] * np.linalg.norm(points, axis=1)
+    unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
+    one, other = unit(X)[:, None], unit(points)[None]
+    # the arc cosine would lose half of the digits where the angle is small
+    return lengths, 2 * np.arctan2(np.linalg.norm(one - other, axis=2), np.linalg.norm(one + other, axis=2))
+
+
 def arc_cosine_kernel(
     X: Float[np.ndarray, "sample feature"], points: Float[np.ndarray, "point feature"], bias: float
 ) -> Float[np.ndarray, "sample point"]:
@@ -31,17 +48,10 @@ def arc_cosine_kernel(
     Raises ValueError for rows of different lengths, infinite entries, a bias below 0, and x = 0 with a bias, where the
     network starts on the kink.
     """
-    X, points = inputs.array("X", X, 2), inputs.array("points", points, 2)
+    lengths, angle = lengths_and_angles(X, points)
     bias = inputs.number("bias", bias, low=0.0)
-    if points.shape[1] != X.shape[1]:
-        raise ValueError(f"points has rows of {points.shape[1]} entries; it takes {X.shape[1]}, as many as X")
-    lengths = np.linalg.norm(X, axis=1)[:, None] * np.linalg.norm(points, axis=1)
     if bias > 0 and (lengths == 0).any():
         raise ValueError("X or points has a row of zeros; with a bias it takes rows of positive length")
-    unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
-    one, other = unit(X)[:, None], unit(points)[None]
-    # the arc cosine would lose half of the digits where the angle is small
-    angle = 2 * np.arctan2(np.linalg.norm(one - other, axis=2), np.linalg.norm(one + other, axis=2))
     steps = (np.pi - angle) / (2 * np.pi)
     return lengths * (np.sin(angle) / (2 * np.pi) + 2 * steps * np.cos(angle)) + bias * steps
 

@@ -56,12 +56,6 @@ def lasso_residual(
     return float(max(apart.max(), 0.0) / np.abs(X.T @ y / len(y)).max())
 
 
-def largest_strength(X: Float[np.ndarray, "sample feature"], y: Float[np.ndarray, "sample"]) -> float:
-    """Return the strength from which on the lasso is zero, max |Xᵀy|/n. NaN for NaN; raises as `lasso`."""
-    X, y = inputs.regression(X, y)
-    return float(np.abs(X.T @ y / len(y)).max())
-
-
 def next_knot(X: Float[np.ndarray, "sample feature"], y: Float[np.ndarray, "sample"], strength: float) -> float:
     """Return the number of the knots above a strength: which piece of the path it lies in; NaN within 1e-5 of a knot.
 

@@ -41,7 +41,7 @@ def minimum_power_norm(
     """Return the solution of Xw = y of least ψ(w) - ∇ψ(w0)·w, w0 = `nearest_to`; of least lp norm for w0 = 0.
 
     It minimises the Bregman divergence of ψ from w0, and is where mirror descent from w0 ends if it fits: all it adds
-    to ∇ψ(w) lies in the row space of X (Gunasekar et al. 2018, arXiv 1802.08246, Theorem 1). Always unique. Newton's
+    to ∇ψ(w) lies in the row space of X (Gunasekar et al. 2018, arXiv 1802.08246). Always unique. Newton's
     method on the dual for p <= 2 and in the null space of X for p > 2, where each objective has two derivatives.
 
     Certificate: `optimality_residual` at most 1e-9 and the last Newton step at most 1e-8 of the weights, else NaN; NaN

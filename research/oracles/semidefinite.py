@@ -86,7 +86,7 @@ def flow_limit(
     """Return the limit of gradient flow on ||A(U Uᵀ) − y||² from U = init_scale · I, for commuting measurements.
 
     All that the flow passes is X = init_scale² exp(Σ ν_i A_i), since dU/dt = −(Σ r_i A_i) U up to a factor (Gunasekar
-    et al. 2017, section 4); of these the one with <A_i, X> = y_i minimises the strictly convex
+    et al. 2017); of these the one with <A_i, X> = y_i minimises the strictly convex
     tr X (ln X − ln init_scale² − 1), and tends to the least trace for init_scale → 0. By Newton's method on the dual,
     from init_scale = 1 down or up. NaN for measurements that do not commute, where neither holds.
 

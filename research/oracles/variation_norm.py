@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from research.oracles import inputs
+from research.oracles.arc_cosine import lengths_and_angles
 from research.oracles.margin import maximum_margin
 
 GAP_BOUND = 1e-6
@@ -75,14 +76,8 @@ def hidden_kernel(
 
     Raises ValueError for rows of different lengths.
     """
-    X, points = inputs.array("X", X, 2), inputs.array("points", points, 2)
-    if points.shape[1] != X.shape[1]:
-        raise ValueError(f"points has rows of {points.shape[1]} entries; it takes {X.shape[1]}, as many as X")
-    lengths = [np.maximum(np.linalg.norm(rows, axis=1), np.finfo(float).tiny) for rows in (X, points)]
-    one, other = X / lengths[0][:, None], points / lengths[1][:, None]
-    far = np.linalg.norm(one[:, None] - other[None], axis=2)
-    angle = 2 * np.arctan2(far, np.linalg.norm(one[:, None] + other[None], axis=2))
-    return np.outer(*lengths) * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+    lengths, angle = lengths_and_angles(X, points)
+    return lengths * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
 
 
 def kernel_margin(X: Float[np.ndarray, "sample feature"], y: Float[np.ndarray, "sample"]) -> float:
