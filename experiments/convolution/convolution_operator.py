@@ -9,11 +9,11 @@ what comes back at the maxima, no more and no less. That pooling makes a network
 true: of white noise a shift by one leaves a third of the maxima as they were, of a bright column half.
 
 Source: Textbook (Goodfellow, Bengio & Courville 2016, Deep Learning, sections 9.1 to 9.3); Dumoulin & Visin 2016, arXiv
-1603.07285, relationship 6 and section 3 for sizes; the share (k − d)/(k + d) of maxima that stay is derived in
+1603.07285, relationships 6 and 7 for sizes; the share (k − d)/(k + d) of maxima that stay is derived in
 research/oracles/convolution.py. That networks with pooling are not shift-invariant: Zhang 2019, arXiv 1904.11486.
 
-Departure: None of this needs training, so the axes are seed and shift. Pictures are white noise and digits. Left out:
-whether filters that a network has learnt are edge detectors, by their orientation energy against random filters.
+Departure: None of this needs training, so the axes are seed and shift. Pictures are white noise and digits. Whether
+filters that a network has learnt are edge detectors is asked in feature_projections.
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from research import plots
 from research.experiment import Experiment, Finding
-from research.labels import lift, per_seed, select
+from research.labels import first_arm, lift, per_seed, select
 from research.oracles.convolution import correlation, pooled_size, toeplitz_product, unchanged_share
 from research.statistics import every_seed, over_seeds
 from research.vision import pictures
@@ -191,7 +191,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     plots.points(same, dataset["product"], dataset.made, "the layer", color="C0", alpha=0.3)
     plots.theory(same, same.get_xlim(), same.get_xlim(), "equal")
     same.set(title="a  a layer is a Toeplitz product", xlabel="matrix times picture", ylabel="output of the layer")
-    run = dataset.isel({each: 0 for each in dataset.diverged.dims if each != "seed"})
+    run = first_arm(dataset)
     values = (run.edge.mean("along") / run.height).transpose("seed", "beside")
     place = np.arange(values.sizes["beside"]) + 1
     plots.seeds(edge, values.assign_coords(beside=place), "Sobel", marker="o", ms=4)

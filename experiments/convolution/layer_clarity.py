@@ -1,9 +1,11 @@
-"""Maps of the second layer are less clear than those of the first: mostly since they are smaller.
+"""Maps of the second layer are less clear than those of the first: since they are smaller, and rectified.
 
 Claim: Seen as pictures, feature maps of a network's second convolution look less clear than those of the first. As
 numbers: a linear decoder reads less of the picture off one of them, and their spectrum lies at lower frequencies. Two
 controls tell why: the same network with random weights, and maps of the first layer pooled to the size of the second's.
-A map of v values gives at most the share of the picture's variance that is in its v first principal components.
+What a linear network of the same filters would lose, the blur of its receptive fields and of pooling by means, follows
+from the filters and the pictures' covariance without a run. A map of v values gives at most the share of the picture's
+variance that is in its v first principal components.
 
 Source: A remark of courses on convolutional networks, beside pictures of feature maps. The bound: Eckart & Young 1936.
 That a network gives up information about its input in depth: Tishby & Zaslavsky 2015, arXiv 1503.02406.
@@ -12,9 +14,11 @@ Departure: "Clear" has no definition in those courses. Here it is the share of t
 linear decoder explains from one map, on the pictures learnt from (information of the order −ln(1 − R²)/2 where all is
 Gaussian), and the mean frequency of the map's power without its mean, in cycles a pixel of the picture. Maps are taken
 behind the ReLU, before pooling, 8 × 8 in the first layer and 4 × 4 in the second on digits; filters that are silent on
-all pictures are left out. Two thirds of the loss are that of size; random weights lose as much; and at one size the
-second layer has the higher frequencies, not the first. That no map exceeds the principal components holds for any map:
-the row is a check of the decoder. Left out: the blur of a linear network's receptive fields, as theory of the spectrum.
+all pictures are left out. Two thirds of the loss are those of pooling; random weights lose as much; and at one size the
+second layer has the higher frequencies, not the first. A linear network would lose half as much, all of it in pooling:
+what its second layer blurs, its many maps make good. What the second layer loses here is thus rectification's. That no
+map exceeds the principal components holds for any map: the row is a check of the decoder. The linear network takes the
+filters of the other, without biases, as they are before and after training; it is run, too, for a check of its theory.
 """
 
 from typing import Any, NamedTuple
@@ -22,6 +26,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from flax import linen
 from jaxtyping import Array, Float
 
 from research import plots
@@ -29,9 +34,10 @@ from research.deconvnet import layer_outputs
 from research.dynamics import Descent, Run
 from research.experiment import Experiment, Finding
 from research.labels import lift, per_seed
-from research.models import ConvolutionalNetwork, halved
+from research.models import ConvolutionalNetwork, halved, patch_convolution
 from research.oracles.clarity import decodable_share, principal_share
-from research.statistics import over_seeds
+from research.oracles.linear_maps import linear_clarity
+from research.statistics import every_seed, over_seeds
 from research.vision import Data, learning, pictures
 
 LEARNT = 0.5  # a network below this accuracy has learnt nothing
@@ -45,13 +51,36 @@ class Observables(NamedTuple):
     within: Float[Array, "kind feature coarse other_coarse"]
     across: Float[Array, "kind feature coarse pixel"]
     centroid: Float[Array, "spectrum feature"]
+    linear_within: Float[Array, "kind feature coarse other_coarse"]
+    linear_across: Float[Array, "kind feature coarse pixel"]
+    linear_centroid: Float[Array, "spectrum feature"]
+    first: Float[Array, "height width filter"]
+    second: Float[Array, "height width filter deeper"]
     example: Float[Array, "feature row column"]
     smaller: Float[Array, "kind feature half_row half_column"]
 
 
 class Given(NamedTuple):
     covariance: Float[np.ndarray, "pixel other"]
+    average: Float[np.ndarray, "pixel"]
     subject: Float[np.ndarray, "row column"]
+
+
+class LinearNetwork(linen.Module):
+    """The two convolutions of a `ConvolutionalNetwork` without biases and ReLUs, mean-pooling between them."""
+
+    filters: tuple[int, int]
+
+    @linen.compact
+    def __call__(self, images: Float[Array, "image row column channel"]) -> tuple[Array, Array, Array]:
+        """Return the maps of the first layer, the same pooled, and those of the second."""
+        first, second = (
+            linen.Conv(count, (3, 3), use_bias=False, conv_general_dilated=patch_convolution, name=f"convolution_{i}")
+            for i, count in enumerate(self.filters)
+        )
+        fine = first(images)
+        pooled = linen.avg_pool(fine, (2, 2), (2, 2))
+        return fine, pooled, second(pooled)
 
 
 def simulate(
@@ -69,12 +98,14 @@ def simulate(
     """A network learns; before and after, covariances of the first `seen` maps of each layer with the pixels.
 
     "fine" are maps of the first layer, of the two coarse kinds the first is the same max-pooled, the second those of
-    the second layer. `blurred` 1 pools the maps of the first layer to a quarter of their size before all that.
+    the second layer; "linear" are those of a `LinearNetwork` of the same filters. `blurred` 1 pools the maps of the
+    first layer to a quarter of their size before all that.
     """
-    network = ConvolutionalNetwork((features, features))
+    network, linear = ConvolutionalNetwork((features, features)), LinearNetwork((features, features))
     learner = learning(key, network, data, learning_rate, weight_decay)
     held = pictures(data).train[:shown]
-    flat = held.reshape(shown, -1) - held.reshape(shown, -1).mean(axis=0)
+    average = held.reshape(shown, -1).mean(axis=0)
+    flat = held.reshape(shown, -1) - average
     images = jnp.asarray(held, jnp.result_type(float))[..., None]
     pixels = jnp.asarray(flat, images.dtype)
 
@@ -90,6 +121,10 @@ def simulate(
         whole = jnp.maximum(jnp.sum(power, axis=(0, 1)), jnp.finfo(maps.dtype).tiny)  # 0 for a silent filter
         return jnp.sum(power * frequency, axis=(0, 1)) / whole
 
+    def measured(*kinds: Array) -> tuple[Array, Array, Array]:
+        within, across = (jnp.stack(each) for each in zip(*map(moments, kinds[1:]), strict=True))
+        return within, across, jnp.stack([centroid(*each) for each in zip(kinds, (1, 2, 2), strict=True)])
+
     def observe(state: Descent) -> Observables:
         variables: Any = state.params
         outputs = layer_outputs(network, variables, images, ["convolution_0", "convolution_1"])
@@ -97,19 +132,30 @@ def simulate(
         quarter = jnp.repeat(jnp.repeat(halved(halved(first)), 4, axis=1), 4, axis=2)
         first = jnp.where(blurred > 0, quarter, first)
         pooled = halved(first)
-        fine, *coarse = (moments(maps) for maps in (first, pooled, second))
-        within, across = (jnp.stack(each) for each in zip(*coarse, strict=True))
-        spectrum = jnp.stack([centroid(first, 1), centroid(pooled, 2), centroid(second, 2)])
+        filters = {name: {"kernel": variables["params"][name]["kernel"]} for name in outputs}
+        plain: Any = linear.apply({"params": filters}, images)
         tops = jnp.stack([jnp.moveaxis(maps[0], -1, 0) for maps in (pooled, second)])
         example = jnp.moveaxis(first[0], -1, 0)
-        return Observables(learner.accuracy(variables), *fine, within, across, spectrum, example, tops)
+        return Observables(
+            learner.accuracy(variables),
+            *moments(first),
+            *measured(first, pooled, second),
+            *measured(*(maps[..., :seen] for maps in plain)),
+            filters["convolution_0"]["kernel"][:, :, 0],
+            filters["convolution_1"]["kernel"],
+            example,
+            tops,
+        )
 
-    given = Given(flat.T @ flat / shown, held[0])
+    given = Given(flat.T @ flat / shown, average, held[0])
     return Run(learner.state, learner.step, observe, np.array([0, steps]), given)
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
-    """What can be read off each map, at most and in fact, and where its spectrum lies; silent filters are NaN."""
+    """What can be read off each map, at most and in fact, and where its spectrum lies; silent filters are NaN.
+
+    `linear_share` (of the kinds of coarse maps) and `linear_frequency` are theory's for the linear network.
+    """
     total = xr.DataArray(np.einsum("...ii", dataset.covariance.values), dims=dataset.covariance.dims[:-2])
     fine = lift(decodable_share, *_named(dataset.fine_within, dataset.fine_across, "fine"), total)
     coarse = lift(decodable_share, *_named(dataset.within, dataset.across, "coarse"), total)
@@ -121,7 +167,17 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     covariance = dataset.covariance
     bounds = [lift(principal_share, covariance, count=size) for size in sizes]
     centroid = dataset.centroid.rename(spectrum="map")
+    theory = lift(linear_clarity, dataset["first"], dataset.second, covariance, dataset.average)
+    some = lambda name: theory[name].rename({theory[name].dims[-1]: "feature"})[..., : dataset.sizes["feature"]]
+    linear_share = xr.concat([some("pooled_share"), some("second_share")], "kind")
+    linear_frequency = xr.concat([some("frequency"), some("pooled_frequency"), some("second_frequency")], "map")
+    plain = lift(decodable_share, *_named(dataset.linear_within, dataset.linear_across, "coarse"), total)
+    ratio = dataset.linear_centroid.rename(spectrum="map") / linear_frequency
     return dataset.assign(
+        linear_share=linear_share,
+        linear_frequency=linear_frequency,
+        linear_share_gap=abs(plain - linear_share),
+        linear_frequency_gap=abs(ratio - 1),
         share=share.where(alive),
         frequency=centroid.where(alive),
         bound=xr.concat(bounds, "map"),
@@ -134,7 +190,7 @@ def _named(within: xr.DataArray, across: xr.DataArray, kind: str) -> tuple[xr.Da
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
-    """Layer 1 less layer 2: what can be read, frequency; with random weights; at the same size; and the bound."""
+    """Layer 1 less layer 2: what can be read, frequency; with random weights; at one size; linear theory; the bound."""
     end, begin = dataset.isel(step=-1), dataset.isel(step=0)
     learnt = end.accuracy > LEARNT
     found: list[Finding] = []
@@ -149,8 +205,23 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     add("the same with random weights, before training", less(begin, 0))
     add("the same trained less the same with random weights", less(end, 0) - less(begin, 0))
     add(f"layer 1 pooled to the size of layer 2 ({level[1]:.2f}) less layer 2", less(end, 1))
+    kinds = [mean(end.linear_share.isel(kind=i)) for i in range(2)]
+    add("the same in a linear network of these filters, theory: the blur of layer 2", kinds[0] - kinds[1])
     add("mean frequency, layer 1 less layer 2, cycles a pixel", less(end, 0, "frequency"))
     add("mean frequency, layer 1 pooled less layer 2, cycles a pixel", less(end, 1, "frequency"))
+    blurred = kinds[1], mean(end.linear_frequency.isel(map=2))
+    levels = [float(each.where(learnt).mean()) for each in blurred]
+    what = f"layer 2 of a linear network of these filters (theory: {levels[0]:.2f}), share less that of the network"
+    add(what, blurred[0] - mean(end.share.isel(map=2)))
+    what = f"mean frequency, layer 2 of the network, less that of the linear one (theory: {levels[1]:.2f})"
+    add(what, mean(end.frequency.isel(map=2)) - blurred[1])
+    checks = {
+        "share, distance to theory": "linear_share_gap",
+        "frequency over theory's, distance to 1": "linear_frequency_gap",
+    }
+    for what, gap in checks.items():
+        said = f"check, linear network as it is run: {what}, largest of a run"
+        found.append(Finding.of(said, (0.0, 1e-9), every_seed(per_seed(dataset[gap]))))
     components = int(dataset["values"].values[2])
     what = f"check, layer 2: share over that of {components} principal components, the largest of a run"
     add(what, (end.share / end.bound).isel(map=2).max("feature"), (0.0, 1.0))
@@ -177,10 +248,17 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
                 column = values.isel(map=kind).values
                 place = np.full(len(column), kind + 0.15 * (2 * number - 1))
                 panel.plot(place, column, "o", color=f"C{number}", ms=4, alpha=0.6, label=None if kind else name)
+    for number, runs in enumerate(ends.values()):
+        for panel, values, kinds in ((share, runs.linear_share, (1, 2)), (spectrum, runs.linear_frequency, (0, 1, 2))):
+            level = values.mean([each for each in values.dims if each not in ("kind", "map")])
+            for kind, height in zip(kinds, level.values, strict=True):
+                middle = kind + 0.15 * (2 * number - 1)
+                label = None if number or kind > kinds[0] else "linear network of the filters, theory"
+                plots.theory(panel, (middle - 0.12, middle + 0.12), (height,) * 2, label, linestyle="-", linewidth=2)
     bound = dataset.bound.mean([each for each in dataset.bound.dims if each != "map"])
     for kind in range(3):
         label = "principal components, as many" if not kind else None
-        plots.theory(share, (kind - 0.35, kind + 0.35), (bound[kind],) * 2, label, linestyle="-")
+        plots.theory(share, (kind - 0.35, kind + 0.35), (bound[kind],) * 2, label, linestyle=":")
     share.set(title="b  what can be read off one map", ylabel="share of the picture's variance", ylim=(0, 1.3))
     spectrum.set(title="c  where its spectrum lies", ylabel="mean frequency, cycles a pixel")
     for panel in (share, spectrum):

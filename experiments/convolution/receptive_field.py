@@ -11,8 +11,8 @@ networks", section 2. The effective receptive field: Luo, Li, Urtasun & Zemel 20
 Departure: Random architectures of convolutions and mean pooling along one axis, strides at most the filter (else the
 field has holes), weights positive and nothing rectified, so that no effect cancels; and in two dimensions the network
 of this project with ReLU and max-pooling, whose field is the union of what matters over many pictures. Luo et al. also
-train networks and look at Gaussian weights, which is left out. Filters of three ones are sums of neighbours, no layers:
-what is found of them is arithmetic, a check of the theory and of the figure, which no network can fail.
+train networks and look at Gaussian weights, which is left out. Depth is a stack of Flax convolutions with three weights
+each, once ones and once random: there the layers' variances add just as well.
 """
 
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from research.deconvnet import backprojection
 from research.experiment import Experiment, Finding
 from research.labels import lift, per_seed
 from research.models import ConvolutionalNetwork, drawn_at_once
+from research.oracles.effective_field import stacked_variance
 from research.oracles.receptive_field import Field, receptive_field
 from research.statistics import every_seed, slope
 
@@ -40,7 +41,8 @@ class Measures(NamedTuple):
     effects: Float[Array, "weighting architecture place"]
     kernels: Float[np.ndarray, "architecture layer"]
     strides: Float[np.ndarray, "architecture layer"]
-    spread: Float[Array, "depth along"]
+    filters: Float[Array, "weighting depth tap"]
+    spread: Float[Array, "weighting depth along"]
     seen: Float[Array, "row column"]
 
 
@@ -61,8 +63,9 @@ def simulate(key: Array, edge: float = 1.0, *, count: int = 8, deepest: int = 16
     """The effect of every input on one unit of random architectures, in depth, and in the network of this project.
 
     `effects` are the derivatives of unit `UNIT`, once with weights uniform in [0.5, 1.5], once with weights one; the
-    outermost weights of each filter are multiplied by `edge`. `spread` is what an impulse becomes in layers of filters
-    of three ones. `seen` says on how many of `draws` pictures a pixel matters to unit (4, 4, 0) of `convolution_1`.
+    outermost weights of each filter are multiplied by `edge`. `spread` are those of the middle unit behind each of the
+    `deepest` layers with filters of three such weights, `filters`. `seen` says on how many of `draws` pictures a pixel
+    matters to unit (4, 4, 0) of `convolution_1`.
     """
     weight_key, network_key, picture_key = jax.random.split(key, 3)
     kernels, strides, pooled = architectures(count)
@@ -88,9 +91,23 @@ def simulate(key: Array, edge: float = 1.0, *, count: int = 8, deepest: int = 16
     both = jnp.stack([drawn, jnp.ones_like(drawn)])
     derivative = lambda number: jax.vmap(lambda weights: jax.grad(unit(weights, number))(line))(both)
     effects = jnp.stack([derivative(number) for number in range(count)], axis=1)
-    impulse = jnp.zeros(4 * deepest + 1, drawn.dtype).at[2 * deepest].set(1.0)
-    third = lambda values: (jnp.roll(values, 1) + values + jnp.roll(values, -1)) / 3
-    spread = jax.lax.scan(lambda values, _: (third(values),) * 2, impulse, length=deepest)[1]
+
+    thirds = jax.random.uniform(jax.random.fold_in(weight_key, 1), (deepest, 3), minval=0.5, maxval=1.5)
+    filters = jnp.stack([thirds, jnp.ones_like(thirds)])
+    third: Any = linen.Conv(1, (3,), padding="SAME", use_bias=False)
+
+    def layer(maps: Array, kernel: Array) -> tuple[Array, Array]:
+        maps = third.apply({"params": {"kernel": (kernel / jnp.sum(kernel))[:, None, None]}}, maps)
+        return maps, maps[0, :, 0]
+
+    def deep(kernels: Array) -> Array:
+        line = jnp.ones((1, 4 * deepest + 1, 1), drawn.dtype)
+        _, back = jax.vjp(lambda line: jax.lax.scan(layer, line, kernels)[1], line)
+        middle = jnp.arange(line.size) == 2 * deepest
+        units = jnp.eye(deepest)[:, :, None] * middle[None, None, :]  # of each depth that one
+        return jax.vmap(back)(units)[0][:, 0, :, 0]
+
+    spread = jax.vmap(deep)(filters * jnp.array([edge, 1.0, edge])[None, None, :])
 
     network = ConvolutionalNetwork((2, 1), hidden=1)
     images = jax.random.uniform(picture_key, (draws, 16, 16, 1), drawn.dtype, 0.5, 1.5)
@@ -98,7 +115,8 @@ def simulate(key: Array, edge: float = 1.0, *, count: int = 8, deepest: int = 16
     seeds = jnp.zeros((draws, 8, 8, 1), drawn.dtype).at[:, PLACE, PLACE, 0].set(1.0)
     seen = backprojection(network, variables, images, {"convolution_1": seeds}, "gradient")[..., 0]
     number = lambda values: np.asarray(values, float)
-    return Measures(effects, number(kernels), number(strides), spread, jnp.sum(seen != 0, axis=0).astype(drawn.dtype))
+    matters = jnp.sum(seen != 0, axis=0).astype(drawn.dtype)
+    return Measures(effects, number(kernels), number(strides), filters, spread, matters)
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
@@ -113,7 +131,9 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     variance = (weight * (place - mean) ** 2).sum("place") / weight.sum("place")
     middle = xr.DataArray(np.arange(dataset.sizes["along"]) - dataset.sizes["along"] // 2, dims="along")
     layers = xr.DataArray(np.arange(1, dataset.sizes["depth"] + 1), dims="depth")
-    deep = np.array([Field(*receptive_field(*np.full((3, n), [[3.0], [1.0], [0.0]]))).variance for n in layers.values])
+    deep = [Field(*receptive_field(*np.full((3, n), [[3.0], [1.0], [0.0]]))).variance for n in layers.values]
+    total = dataset.spread.sum("along")
+    off = (dataset.spread * middle).sum("along") / total
     own = Field(*receptive_field(*(np.array(each, float) for each in OWN)))
     begin = own.start + PLACE * own.jump
     box = lambda dimension: (np.arange(16) >= begin) & (np.arange(16) < begin + own.size)
@@ -123,8 +143,9 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         first=first,
         misplaced=wrong.mean(["weighting", "architecture"]).where(field["size"].notnull().all()),
         variance_gap=abs(variance / field.variance - 1).max("architecture", skipna=False),
-        deviation=((dataset.spread * middle**2).sum("along")) ** 0.5,
-        expected_deviation=("depth", deep**0.5),
+        deviation=((dataset.spread * (middle - off) ** 2).sum("along") / total) ** 0.5,
+        expected_deviation=lift(stacked_variance, dataset.filters) ** 0.5,
+        ones_deviation=("depth", np.array(deep) ** 0.5),
         own_wrong=((dataset.seen > 0) != expected).mean(["row", "column"]),
     )
 
@@ -146,18 +167,20 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         (0, 1e-10),
         dataset.variance_gap,
     )
-    gap = abs(dataset.deviation / dataset.expected_deviation - 1).max("depth", skipna=False)
-    add(
-        "check, filters of three ones written out: deviation of the effective field over √(2n/3), distance to 1",
-        (0, 1e-10),
-        gap,
-    )
+    deviation = dict(zip(("random", "ones"), dataset.deviation.transpose("weighting", ...), strict=True))
+    stack = f"{dataset.sizes['depth']} convolutions of three"
+    gap = lambda kind, theory: abs(deviation[kind] / theory - 1).max("depth", skipna=False)
+    what = f"{stack} ones: deviation of the effective field over √(2n/3), distance to 1, largest of a depth n"
+    add(what, (0, 1e-10), gap("ones", dataset.ones_deviation))
+    what = f"{stack} random weights: deviation of the effective field over the root of summed variances, distance to 1"
+    add(what, (0, 1e-10), gap("random", dataset.expected_deviation.isel(weighting=0)))
     if dataset.sizes["depth"] > 4:
         # d ln(√n/(2n + 1))/d ln n = −1/2 + 1/(2n + 1)
         layers = np.arange(4, dataset.sizes["depth"] + 1)
-        part = dataset.deviation.isel(depth=slice(3, None)).transpose(..., "depth")
+        part = deviation["ones"].isel(depth=slice(3, None)).transpose(..., "depth")
+        part = part.where(part > 0)  # it is 0 where the outer weights are
         falls = xr.DataArray(slope(np.log(layers), np.log(part.values / (2 * layers + 1))), dims=part.dims[:-1])
-        what = "check, the same: slope of the effective share's logarithm on that of the depth, from 4 layers"
+        what = f"{stack} ones: slope of the effective share's logarithm on that of the depth, from 4 layers"
         add(what, (-0.5, -0.5 + 1 / 9), falls.broadcast_like(dataset.misplaced))
     return found
 
@@ -187,7 +210,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     depths = [each for each in (1, 4, 16) if each <= dataset.sizes["depth"]]
     offset = np.arange(dataset.sizes["along"]) - dataset.sizes["along"] // 2
     for number, depth in enumerate(depths):
-        values = run.spread.isel(depth=depth - 1).values
+        values = run.spread.isel(weighting=1, depth=depth - 1).values
         impulse.plot(offset, values / values.max(), "o-", color=f"C{number}", ms=3, label=f"{depth} layers")
         label = "Gaussian of variance 2n/3" if not number else None
         fine = np.linspace(offset[0], offset[-1], 400)
@@ -199,20 +222,16 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
                 label or ("Gaussian of variance 2n/3" if number == 1 else None),
             )
     impulse.set(
-        title="b  filters of three ones",
+        title="b  layers of three ones",
         xlabel="distance of the input",
         ylabel="effect over the largest",
         xlim=(-18, 18),
     )
     layers = np.arange(1, dataset.sizes["depth"] + 1)
-    values = dataset.deviation.mean([each for each in dataset.deviation.dims if each not in ("seed", "depth")])
-    plots.seeds(
-        growth,
-        values.transpose("seed", "depth").assign_coords(depth=layers),
-        "effective field (deviation)",
-        marker="o",
-        ms=3,
-    )
+    values = dataset.deviation.isel({each: 0 for each in axes if each != "seed"})
+    for number, label in enumerate(("deviation, random weights", "deviation, ones")):
+        each = values.isel(weighting=number).transpose("seed", "depth").assign_coords(depth=layers)
+        plots.seeds(growth, each, label, color=f"C{1 - number}", marker="o", ms=4 - number)
     plots.theory(growth, layers, (2 * layers / 3) ** 0.5, "√(2n/3)")
     plots.theory(growth, layers, layers + 0.5, "half the field, n + 1/2", linestyle=":")
     growth.set(title="c  it grows like a square root", xlabel="layers n", ylabel="inputs", xscale="log", yscale="log")

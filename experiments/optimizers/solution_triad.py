@@ -2,18 +2,20 @@
 
 Claim: On least squares (strategy) for a linear model, all algorithms end at the solution of the normal equations where
 the loss is strictly convex. With more weights than samples every interpolant is optimal, and each algorithm has
-its own: from zero gradient descent, the heavy ball and Newton's method end at X⁺y, of least l2 norm; gradient descent
-in other units at D Xᵀ(X D Xᵀ)⁺y; mirror descent with |w|^p at the least lp norm; from another start gradient descent
-ends at the interpolant nearest to it. Steepest descent in l∞ (a sign descent) and in l1 (coordinate descent) fit as
-well, but not at the least norm of theirs, as is often said of them.
+its own: from zero gradient descent, the heavy ball, Newton's method, conjugate gradients and a direct solver end at
+X⁺y, of least l2 norm; gradient descent in other units at D Xᵀ(X D Xᵀ)⁺y; mirror descent with |w|^p at the least lp
+norm; from another start gradient descent ends at the interpolant nearest to it. Conjugate gradients take as many steps
+as the Hessian has rank, and lead through the best fits of the Krylov spaces. Steepest descent in l∞ (a sign descent)
+and in l1 (coordinate descent) fit as well, but not at the least norm of theirs, as is often said of them.
 
 Source: model, strategy and algorithm are the three elements of statistical learning in Li 2012, "Statistical learning
-methods". Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246: theorem 1 (mirror descent), and section 2.3 for
-steepest descent in norms that are not quadratic, which on squared loss is decided by the step size as well.
+methods". Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246, on mirror descent, and on
+steepest descent in norms that are not quadratic, which on squared loss is decided by the step size as well. Hestenes &
+Stiefel 1952, "Methods of conjugate gradients for solving linear systems".
 
 Departure: Gaussian data, 20 weights, 80 samples against 10. Newton's method inverts the Hessian on its range. p = 1.5
-stands for a norm near l1. A direct least-squares solver and conjugate gradients are not among the algorithms: X⁺y, by
-which the others are judged, is what the first returns, and the second ends there, too, in the span of the gradients.
+stands for a norm near l1. The direct solver is `jnp.linalg.lstsq`, whose answer is taken in the first step; conjugate
+gradients have an exact step along each direction. Neither knows a learning rate.
 """
 
 from typing import NamedTuple
@@ -28,8 +30,9 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select, sound
+from research.labels import first_arm, lift, norm, per_seed, select, sound
 from research.optimizers import coordinate_descent, mirror_descent, steepest_descent
+from research.oracles.krylov import krylov_fits
 from research.oracles.least_squares import minimum_l1_norm, minimum_l2_norm, minimum_linf_norm, null_component
 from research.oracles.power_norm import minimum_power_norm
 from research.statistics import every_seed
@@ -46,6 +49,8 @@ ALGORITHMS = {
     "mirror_descent": f"mirror descent, |w|^{POWER:g}",
     "sign_descent": "sign descent (l∞)",
     "coordinate_descent": "coordinate descent (l1)",
+    "direct": "direct solver (SVD)",
+    "conjugate_gradients": "conjugate gradients",
 }
 OWN = {  # where each of them should end, by name of the solution
     "gradient_descent": "l2",
@@ -54,6 +59,8 @@ OWN = {  # where each of them should end, by name of the solution
     "other_start": "nearest",
     "other_units": "weighted",
     "mirror_descent": "power",
+    "direct": "l2",
+    "conjugate_gradients": "l2",
 }
 SAID = {"sign_descent": "linf", "coordinate_descent": "l1"}
 WORDS = {
@@ -77,6 +84,19 @@ class Given(NamedTuple):
     units: Float[Array, "feature"]
 
 
+def conjugate_gradients(H: Float[Array, "feature other"]) -> optax.GradientTransformation:
+    """Fletcher & Reeves' directions with exact steps: on a quadratic of Hessian H the method of conjugate gradients."""
+    over = lambda part, whole: jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
+
+    def update(gradient: Array, state: tuple[Array, Array], params: Array | None = None) -> tuple:
+        before, direction = state
+        direction = over(gradient @ gradient, before @ before) * direction - gradient
+        length = over(-gradient @ direction, direction @ H @ direction)
+        return length * direction, (gradient, direction)
+
+    return optax.GradientTransformation(lambda params: (jnp.zeros_like(params),) * 2, update)
+
+
 def simulate(
     key: Array, samples: float, learning_rate: float = 1.0, *, features: int = 20, most: int = 80, steps: int = 6000
 ) -> Run:
@@ -96,6 +116,7 @@ def simulate(
     values, vectors = jnp.linalg.eigh(H)
     rate, kept = learning_rate / values[-1], values > 1e-9 * values[-1]
     inverse = (vectors * jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)[None, :]) @ vectors.T
+    solution = jnp.linalg.lstsq(X, y)[0]
     scaled = lambda matrix: optax.stateless(lambda g, params=None: matrix @ g)
     # ‖H‖ from l∞ to l1 is at most Σ|H_jk|, from l1 to l∞ it is max|H_jk|; D^½HD^½ has at most max D times H's largest
     chains = {
@@ -107,6 +128,8 @@ def simulate(
         "mirror_descent": mirror_descent(rate / 4, POWER),
         "sign_descent": steepest_descent(learning_rate / jnp.abs(H).sum(), np.inf),
         "coordinate_descent": coordinate_descent(learning_rate / jnp.abs(H).max()),
+        "direct": optax.stateless(lambda g, params=None: solution - params),
+        "conjugate_gradients": conjugate_gradients(H),
     }
 
     def step(state: tuple) -> tuple:
@@ -122,7 +145,7 @@ def simulate(
     observe = lambda state: Observables(jnp.stack([each.params for each in state]))
     hidden = jnp.where(used, X, jnp.nan)  # what is not used is padding to the oracles
     given = Given(hidden, jnp.where(used[:, 0], y, jnp.nan), initial, units)
-    return Run(state, step, observe, log_spaced(steps, 40), given)
+    return Run(state, step, observe, np.unique([*log_spaced(steps, 40), min(features, steps)]), given)
 
 
 def weighted_solution(
@@ -155,17 +178,21 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         for number, a in enumerate(solutions)
         for b in list(solutions)[:number]
     ]
+    early = dataset.step.where(dataset.step <= dataset.sizes["feature"], drop=True)
+    fits = lift(krylov_fits, X, y, early.astype(float))
+    led = dataset.weights.sel(algorithm="conjugate_gradients", step=early)
     misfit = norm((X * dataset.weights).sum("feature", min_count=1) - y, "sample") / norm(y, "sample")
     return dataset.assign(
         distances=distances,
         misfit=misfit.sel(step=dataset.steps),
         apart=xr.concat(apart, "pair").min("pair", skipna=False),
         weighted_norm=norm(dataset.weights) / size,
+        astray=(norm(led - fits) / size).max("step", skipna=False),
     )
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
-    """With one solution; with many: they fit, the solutions differ, each algorithm has its own, and two have not."""
+    """With one solution; with many: they fit, they differ, each algorithm has its own, and two have not; when."""
     found: list[Finding] = []
 
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, reduce: str = "max") -> None:
@@ -187,6 +214,15 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     for algorithm, solution in OWN.items():
         what = f"many solutions, {ALGORITHMS[algorithm]}: relative distance to {WORDS[solution]}"
         add(what, (0.0, REACHED), many, at(many).sel(algorithm=algorithm, solution=solution))
+    features = dataset.sizes["feature"]
+    if features in dataset.step:
+        at_rank = dataset.distances.sel(step=features, solution="l2")
+        what = f"after {features} steps, as many as weights: relative distance to X⁺y or the one solution, "
+        add(f"{what}conjugate gradients", (0.0, REACHED), dataset, at_rank.sel(algorithm="conjugate_gradients"))
+        slow = at_rank.sel(algorithm="gradient_descent")
+        add(f"{what}gradient descent, least", (REACHED, np.inf), dataset, slow, "min")
+    what = f"conjugate gradients: relative distance to the best fit of each Krylov space, largest of {features} steps"
+    add(what, (0.0, REACHED), dataset, dataset.astray)
     for algorithm, solution in SAID.items():
         what = f"many solutions, {ALGORITHMS[algorithm]}: distance to {WORDS[solution]} (as is said), least of a seed"
         add(what, (0.0, REACHED), many, at(many).sel(algorithm=algorithm, solution=solution), "min")
@@ -196,15 +232,16 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """Distances (a) to the one solution, (b) to each algorithm's own of many, (c) of every algorithm to every one."""
     figure, ((one, own, table),) = plots.figure(
-        1, 3, "Where there are many solutions, the algorithm is part of the model"
+        1, 3, "Where there are many solutions, the algorithm is part of the model", (5.0, 4.2)
     )
     for number, (algorithm, words) in enumerate(ALGORITHMS.items()):
-        style = {"color": f"C{number}", "linestyle": "-" if number < 7 else "--"}
+        line = "--" if algorithm in SAID else "-" if number < 7 else ":"
+        style = {"color": f"C{number}", "linestyle": line}
         for axes, wanted in ((one, lambda samples, p: samples >= p), (own, lambda samples, p: samples < p)):
             least = float(np.max(dataset.features))
             runs = select(dataset, samples=lambda samples, wanted=wanted, least=least: wanted(samples, least))
             if runs.diverged.size:
-                runs = runs.isel({each: 0 for each in runs.diverged.dims if each != "seed"}).isel(step=slice(1, None))
+                runs = first_arm(runs).isel(step=slice(1, None))
                 solution = "l2" if axes is one else (OWN | SAID)[algorithm]
                 path = runs.distances.sel(algorithm=algorithm, solution=solution).clip(1e-16)
                 plots.seeds(axes, path, words if axes is one else None, **style)
@@ -224,11 +261,10 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         table.grid(False)
     for axes in (one, own):
         axes.axhline(REACHED, color="black", linestyle="--", linewidth=1.2, label="theory: 0 (judged at 1e-6)")
-        axes.set(xscale="log", yscale="log", xlabel="step", ylim=(1e-20, 30))
-    one.set_xlim(left=2e-3)
-    plots.legend(one, fontsize=6.5, loc="lower left")
+        axes.set(xscale="log", yscale="log", xlabel="step", ylim=(1e-26 if axes is one else 1e-17, 30))
+    plots.legend(one, fontsize=7, loc="lower left", ncol=2)
     one.set(title="a  one solution: all agree", ylabel="relative distance to the solution")
-    own.set(title="b  many solutions: six have their own", ylabel="relative distance (dashed: to what is said of them)")
+    own.set(title="b  many solutions: eight have their own", ylabel="relative distance to it (dashed: to what is said)")
     table.set(title="c  who ends where", xlabel="interpolant of least …", ylabel="algorithm")
     return figure
 
