@@ -110,6 +110,15 @@ def test_close_eigenvalues_and_wide_spectra_have_an_honest_bound():
         assert values[0] <= diagonal.max() * (1 + 1e-13)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_of_fewer_parameters_than_iterations_all_is_known(size):
+    matrix = np.random.default_rng(size).normal(size=(size, size))
+    matrix += matrix.T
+    values, residuals = spectrum(matrix, size, 24)
+    assert_allclose(values, np.linalg.eigvalsh(matrix)[::-1], atol=1e-14)
+    assert (residuals == 0).all()
+
+
 def test_single_precision_and_what_is_not_finite():
     matrix = rotated(np.arange(SIZE)).astype(np.float32)
     values, _ = spectrum(matrix, SIZE, SIZE)
@@ -146,6 +155,13 @@ def test_jacobi_of_an_odd_size_is_as_exact_for_a_tiny_matrix(scale):
     assert values.dtype == np.float32
     assert_allclose(values, np.linalg.eigvalsh(matrix)[::-1], atol=2e-6 * scale)
     assert_allclose(vectors.T @ vectors, np.eye(3), atol=2e-6)
+
+
+def test_jacobi_leaves_equal_entries_alone_that_nothing_couples():
+    matrix = np.diag([2.0, 2, 2, 5]) + np.diag([0.0, 0, 1], 1) + np.diag([0.0, 0, 1], -1)
+    values, vectors = (np.asarray(part) for part in jax.jit(symmetric_eigenvectors)(jnp.asarray(matrix)))
+    assert_allclose(values, np.linalg.eigvalsh(matrix)[::-1], atol=1e-14)
+    assert_allclose(matrix @ vectors, vectors * values, atol=1e-14)
 
 
 def test_no_lapack_is_called():

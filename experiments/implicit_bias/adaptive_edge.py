@@ -113,9 +113,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, *sides: str) -> None:
         chosen = ~runs.diverged
         if chosen.any():
-            rows = chosen_per_seed(values, chosen, *sides)
-            # the least and the largest of one seed are not two seeds
-            found.append(Finding.of(what, band, every_seed(rows)))
+            found.append(Finding.of(what, band, every_seed(chosen_per_seed(values, chosen, *sides))))
 
     lost = f"{int(judged.diverged.sum())} of {judged.diverged.size} diverged"
     gain = "ln of sharpness over preconditioned sharpness, at the end less that when the edge was reached"

@@ -1,19 +1,21 @@
 """Grokking: from a large start weight decay leads from the l2 to the l1 maximum margin, at the time ln α / λ.
 
 Claim: A diagonal network, w = u² − v² with u = v = α at the start, descends on the logistic loss + λ/2 (‖u‖² + ‖v‖²)
-first to the direction of the l2 maximum margin and stays until the time (1 − c) ln α / λ; by (1 + c) ln α / λ it is
-on the way to the l1 maximum margin, for every c > 0 as α grows. Where the truth is sparse the test accuracy jumps late
-(grokking); where it has a large l2 margin, it is right early and falls late (misgrokking).
+first to the direction of the l2 maximum margin and stays until the time (1 − c) ln α / λ; by (1 + c) ln α / λ it is on
+the way to the l1 maximum margin, for every c in (0, 1) as α grows and λ falls as one of its powers. Where the truth is
+sparse the test accuracy jumps late (grokking); where it has a large l2 margin, it falls late (misgrokking).
 
-Source: Lyu, Jin, Li, Du, Lee & Hu 2024, arXiv 2311.18817: Theorems 3.4 and 3.5, Corollaries 3.6 and 3.7, figure 1.
-They prove that points of the late phase tend to Karush–Kuhn–Tucker points of the l1 problem, not to its solution.
+Source: Lyu, Jin, Li, Du, Lee & Hu 2024, arXiv 2311.18817: Theorems 3.4 and 3.5, Corollaries 3.6 and 3.7 (exponential
+loss, flow, λ = Θ(α^−p)), figure 1. Late points tend to Karush–Kuhn–Tucker points of the l1 problem: no more is proved.
 
-Departure: d = 400 in place of 100,000. The rate grows geometrically to h/λ, so that a run takes as many steps for any α
-and λ. Weight decay makes u v = α² exp(−2λt), whatever the data, and leaves one unknown a sample (research/oracles/
-diagonal_flow.py). Hence, once the data are fitted, w depends on α² exp(−2λt) alone, up to the size ln(1/λ) of the
-margins: the time of the transition t* obeys λt* = ln α + C, C the less the smaller λ, by ½ ln ln(1/λ), and its width in
-λt does not depend on α. So λt*/ln α falls to 1 as slowly as C/ln α: "sharp at 1" is out of reach. The end, the minimum
-of the mean loss + (λ/2)‖w‖₁, does not depend on α. In the descent u v falls at the rate λ(1 + h/2 … h).
+Departure: d = 400 in place of 100,000, where their start of norm 128 has entries of 0.3. α and λ vary one at a time.
+The rate grows geometrically to h/λ, so that runs take equally many steps. Weight decay makes u v = α² exp(−2λt),
+whatever the data, and leaves one unknown a sample (research/oracles/diagonal_flow.py). Hence, once the data are fitted,
+w depends on α² exp(−2λt) alone, up to the size ln(1/λ) of the margins: the time of the transition t* obeys
+λt* = ln α + C, C the less the smaller λ, by ½ ln ln(1/λ) (Lemma C.5 has such a term in its bound), and its width in λt
+does not depend on α. So λt*/ln α falls to 1 as slowly as C/ln α, also if λ = α^−p: "sharp at 1" is out of reach. The
+end, the minimum of the mean loss + (λ/2)‖w‖₁, is the same for all α, and the l1 maximum margin as λ → 0 alone. In the
+descent u v falls at the rate λ(1 + h/2 … h).
 """
 
 from typing import Literal, NamedTuple
@@ -28,7 +30,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import lift, norm, per_seed, select, sound, table
+from research.labels import first_arm, lift, norm, per_seed, select, sound, table
 from research.oracles.diagonal_flow import diagonal_flow
 from research.oracles.margin import maximum_margin
 from research.statistics import crossing, every_seed, slope
@@ -175,7 +177,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         coarse, ratio = float(decaying.time_step.max()), decaying.transition / decaying.flow_transition
         # λt is off by the share h/2 to h of the e-folding; between recordings both are interpolated alike.
         what = "t* of the descent over that of the flow, the least and the largest of a seed's runs"
-        add(what, (1 - coarse, 1.0), np.concatenate([per_seed(ratio, each) for each in ("min", "max")]))
+        add(what, (1 - coarse, 1.0), per_seed(ratio, "min", "max"))
     if large.diverged.size:
         decays, frequency = np.unique(large.weight_decay.values, return_counts=True)
         found += _against_scale(select(large, weight_decay=float(decays[np.argmax(frequency)])))
@@ -270,7 +272,7 @@ def _curves(runs: xr.Dataset, decay: float) -> list[xr.Dataset]:
     some = select(runs, weight_decay=decay, init_scale=float(scales[np.argmax(shared)]) if scales.size else 0.0)
     if not some.diverged.size:
         return []
-    some = some.isel({each: 0 for each in some.diverged.dims if each != "seed"})
+    some = first_arm(some)
     return [some.assign_coords(tau=some.tau.median("seed")).swap_dims(step="tau").isel(tau=slice(1, None))]
 
 
@@ -283,18 +285,15 @@ ARMS = [
     (*SPARSE, 64.0, 1e-3, 0.0),
     *((*SEPARATED, scale, 1e-3, 1.0) for scale in (16.0, 64.0, 1024.0)),
 ]
+SMOKE = [arm for arm in ARMS if arm[:2] == SPARSE and arm[2] in (16.0, 64.0) and arm[3] in (1e-2, 1e-3)]
+PAPER = [(data, {60: 256, 16: 32}[samples], *others) for data, samples, *others in ARMS]
 experiment = Experiment(
     simulate=simulate,
     compare=compare,
     findings=findings,
     draw=draw,
     design={"seeds": 8, AXES: ARMS},
-    smoke={
-        "seeds": 2,
-        "steps": 1200,
-        "features": 200,
-        AXES: [arm for arm in ARMS if arm[:2] == SPARSE and arm[2] in (16.0, 64.0) and arm[3] in (1e-2, 1e-3)],
-    },
-    paper={"seeds": 16, "features": 100_000, AXES: [(*arm[:1], {60: 256, 16: 32}[arm[1]], *arm[2:]) for arm in ARMS]},
+    smoke={"seeds": 2, "steps": 1200, "features": 200, AXES: SMOKE},
+    paper={"seeds": 16, "features": 100_000, "separation": 25.0, AXES: PAPER},
     control={"coupled": 0.0, "decoupled": 1.0, "weight_decay": (1e-3, 2e-3)},
 )

@@ -2,24 +2,23 @@
 
 Claim: Let f(cθ) = c^L f(θ). Once the loss 𝓛 = Σ exp(−q_n) of the margins q_n is below 1, gradient flow never lowers
 the smoothed normalised margin γ̃ = ln(1/𝓛)/‖θ‖^L, and the direction of θ tends to points that meet the
-Karush–Kuhn–Tucker conditions of min ‖θ‖² at margin 1. Descent on smooth networks does so too for small steps.
+Karush–Kuhn–Tucker conditions of min ‖θ‖² at margin 1. For descent on smooth networks by small steps the same is proved
+of a function that tends to γ̃; what a step of γ̃ itself misses of the flow, and so any fall, is O(η²).
 
-Source: Lyu & Li 2020, arXiv 1906.05890: Theorems 4.1 (flow), 4.2 (descent on smooth networks) and 4.4 (conditions),
-Lemma 5.1; figure 1. The law of the growth is derived here in research/oracles/margin_stationarity.py: Lemma 5.1 with
-what it leaves out, the entropy of the samples' shares in the loss.
+Source: Lyu & Li 2020, arXiv 1906.05890: Theorems 4.1 (flow, all times after the first 𝓛 < 1), 4.2 (descent, networks
+twice differentiable) and 4.4 (conditions), Lemma 5.1; figure 1. The law of the growth is derived here in research/
+oracles/margin_stationarity.py: Lemma 5.1 with what it leaves out, the entropy of the samples' shares in the loss.
 
-Departure: Two layers in place of a convolutional network; 24 digits, 3 against 8, with a constant feature (biases in
-the first layer keep it homogeneous). Quadratic units (L = 3) are smooth; squared ReLU (L = 3) lacks a second derivative
-at zero, ReLU (L = 2) the first: of these the theorems speak for the flow alone. Besides the constant rate on 𝓛 and a
-loss-based one (on ln 𝓛, times 2^(1/5) after a step that lowers it, else undone and over 2^(1/10)) there are scaled
-steps, η‖θ‖^(2−2L) on ln 𝓛, which follow the flow at a steady pace. The authors' code judges the loss-based rate once an
-epoch, some 600 mini-batch steps; here it is judged, and grows, at every step, so that steps get far longer than theirs.
-Steps too long for Theorem 4.2 (loss-based, η = 1000) lower γ̃ every other time, and raise it as a whole: that shows
-where the theorem ends, and refutes nothing. By any one gradient the conditions stay violated for ReLU (figure), since
+Departure: Two layers in place of a convolutional network; 24 digits, 3 against 8, with a constant feature. Quadratic
+units (L = 3) are smooth; squared ReLU (L = 3) lacks a second derivative at zero, ReLU (L = 2) the first: there the
+theorems are on the flow. Besides the constant rate on 𝓛 and a loss-based one (on ln 𝓛, times 2^(1/5) after a step that
+lowers it, else undone and over 2^(1/10); the authors judge epochs, not steps) there are scaled steps, η‖θ‖^(2−2L) on ln
+𝓛, which follow the flow at a steady pace. Steps too long for Theorem 4.2 (loss-based, η = 1000) lower γ̃ every other
+time, and raise it as a whole: there the theorem ends. By any one gradient the conditions stay violated for ReLU, since
 units rest with samples on their kinks, where descent goes to and fro (which the law counts as way); by Clarke's
-subdifferential there, as in the theorem, they are approached as by smooth units. Loss-based steps throw units off their
-kinks, and lead ReLU and most squared ReLU runs to no such point here: most of them end at ln(1/𝓛) > 10¹². A step back
-to 𝓛 >= 1 counts as no fall. The other side: a linear path beside the units (`skip`) is not homogeneous, and γ̃ falls.
+subdifferential, as in the theorem, they are approached as by smooth units. Loss-based steps throw units off their
+kinks, and lead most runs of both ReLUs to no such point here, but to ln(1/𝓛) > 10¹². Of the size of falls scaled steps
+show a bound, the miss: a power of η, 2 or, at kinks, 1. With a linear path (`skip`), not homogeneous, γ̃ falls.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -33,20 +32,21 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, log_spaced
 from research.experiment import Experiment, Finding
-from research.labels import arms, lift, per_seed, sound
-from research.observables.homogeneity import normalized_margin, share_entropy, smoothed_margin
+from research.labels import arms, lift, per_seed, select, sound, table
+from research.observables.homogeneity import MarginPath, followed, normalized_margin, smoothed_margin
 from research.oracles.margin_stationarity import DEGREES, margin_growth, two_layer_residual
 from research.separable import Labelled, standardized_sample
-from research.statistics import every_seed, slope_within
+from research.statistics import every_seed, slope, slope_within
 
-Activation = Literal["quadratic", "squared_relu", "relu"]
 CONSTANT, LOSS_BASED, SCALED = 0.0, 1.0, 2.0
 SCHEDULES = {CONSTANT: "constant rate", LOSS_BASED: "loss-based rate", SCALED: "scaled steps"}
 SPELT = {"quadratic": "quadratic", "squared_relu": "squared ReLU", "relu": "ReLU"}
-ROUNDING = 1e-12  # a relative fall that counts
 KINK = 1e-3  # the cosine of unit and sample below which the sample lies on the unit's kink
 RESOLVED = 1e12  # ln(1/𝓛) beyond which float64 no longer tells whether a step lowers 𝓛
 SHORT = 50.0  # the largest η of scaled steps that follow the flow
+STRETCH = 10.0  # ln(1/𝓛) up to which a step's miss is looked at: all rates pass the same way, from 1 on
+# The power of η in the miss, and where it has to lie: O(η²) is a bound; where kinks lie in a step is random.
+ORDERS = {"quadratic": (2, (1.9, np.inf)), "relu": (1, (0.5, 1.5))}
 REACHED = 0.01  # the residual at which the conditions count as met
 
 
@@ -58,25 +58,22 @@ class Observables(NamedTuple):
     growth: Float[Array, ""]
     turned: Float[Array, ""]
     spread: Float[Array, ""]
-    falls: Float[Array, ""]
     fitted: Float[Array, ""]
+    falls: Float[Array, ""]
+    missed: Float[Array, ""]
     hidden: Float[Array, "unit feature"]
     readout: Float[Array, "unit"]
 
 
 class Path(NamedTuple):
-    """Parameters, ln 𝓛, its gradient, margins; the rate; and what the way since 𝓛 < 1/e (falls: 1) sums to."""
+    """Parameters, ln 𝓛, its gradient, the margins; the rate; and what became of γ̃ on the way."""
 
     params: Array
     value: Array
     gradient: Array
     seen: Array
     rate: Array
-    growth: Array
-    turned: Array
-    spread: Array
-    falls: Array
-    fitted: Array
+    way: MarginPath
 
 
 def simulate(
@@ -84,16 +81,17 @@ def simulate(
     schedule: float = SCALED,
     learning_rate: float = 30.0,
     skip: float = 0.0,
+    until: float = RESOLVED,
     init_scale: float = 1.0,
     *,
-    activation: Activation = "quadratic",
+    activation: Literal["quadratic", "squared_relu", "relu"] = "quadratic",
     width: int = 12,
     samples: int = 24,
     steps: int = 10_000,
 ) -> Run:
     """One descent of Σ_j a_j φ(w_j·x) + skip · v·x on Σ exp(−margin); `schedule` is 0 constant, 1 loss-based, 2 scaled.
 
-    Entries start as N(0, init_scale²/fan_in), v at zero; inputs have norm 1. Falls are counted once 𝓛 < 1.
+    Entries start as N(0, init_scale²/fan_in), v at zero; inputs have norm 1. A run ends at ln(1/𝓛) > `until`.
     """
     data_key, init_key = jax.random.split(key)
     X, y = standardized_sample(data_key, "digits", samples)
@@ -114,57 +112,41 @@ def simulate(
         rate = jnp.where(schedule == CONSTANT, learning_rate * jnp.exp(state.value), rate)
         there = here - rate * state.gradient
         (value, seen), gradient = jax.value_and_grad(log_loss, has_aux=True)(there)
-        lower, reached = value < state.value, jnp.linalg.norm(there)
+        lower = value < state.value
         taken = lower | (schedule != LOSS_BASED)
-        longer = jnp.log(reached / rho)
-        turned = jnp.sum((there / reached - here / rho) ** 2) / jnp.where(longer > 0, longer, 1.0)
-        entropy = (share_entropy(state.seen) / -state.value + share_entropy(seen) / -value) / 2
-        gain = jnp.log(value / state.value) - degree * longer
-        counted, summed = taken & (state.value < 0), taken & (state.value < -1)
-        add = lambda total, when, amount: total + jnp.where(when, amount, 0.0)
-        choose = lambda new, old: jnp.where(taken, new, old)
-        return Path(
-            choose(there, here),
-            choose(value, state.value),
-            choose(gradient, state.gradient),
-            choose(seen, state.seen),
-            state.rate * jnp.where(schedule == LOSS_BASED, jnp.where(lower, 2**0.2, 2**-0.1), 1.0),
-            add(state.growth, summed, gain),
-            add(state.turned, summed, turned),
-            add(state.spread, summed, (longer + turned) * entropy),
-            add(state.falls, counted & (gain < -ROUNDING), 1.0),
-            add(state.fitted, counted, 1.0),
-        )
+        following = state.rate * jnp.where(schedule == LOSS_BASED, jnp.where(lower, 2**0.2, 2**-0.1), 1.0)
+        way = followed(state.way, state.seen, seen, here, there, degree, stretch=STRETCH, taken=taken)
+        kept, stepped = (*state[:4], following, way), Path(there, value, gradient, seen, following, way)
+        return jax.tree.map(lambda new, old: jnp.where(taken, new, old), stepped, Path(*kept))
 
     def observe(state: Path) -> Observables:
         seen, rho = state.seen, jnp.linalg.norm(state.params)
         measured = smoothed_margin(seen, rho, degree), normalized_margin(seen, rho, degree), state.value, rho
-        return Observables(*measured, *state[5:], state.params[:-1, 1:], state.params[:-1, 0])
+        return Observables(*measured, *state.way, state.params[:-1, 1:], state.params[:-1, 0])
 
     (value, seen), gradient = jax.value_and_grad(log_loss, has_aux=True)(params)
-    rate, zero = learning_rate * jnp.ones(()), jnp.zeros(())
-    first = Path(params, value, gradient, seen, rate, zero, zero, zero, zero, zero)
-    stop = lambda state: state.value < -RESOLVED
-    return Run(first, step, observe, log_spaced(steps, 41), Labelled(X, y), stop)
+    first = Path(params, value, gradient, seen, learning_rate * jnp.ones(()), MarginPath(*jnp.zeros(6)))
+    return Run(first, step, observe, log_spaced(steps, 41), Labelled(X, y), lambda state: state.value < -until)
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """What the growth of γ̃ should be, and how far the conditions are from being met, by one gradient and Clarke's."""
     dataset = sound(dataset)
     degree = xr.apply_ufunc(lambda name: DEGREES[name], dataset.activation, vectorize=True).astype(float)
-    hidden, readout = dataset.hidden.where(dataset.skip == 0), dataset.readout.where(dataset.skip == 0)
+    asked = (dataset.skip == 0) & (dataset.until == RESOLVED)
+    hidden, readout = dataset.hidden.where(asked), dataset.readout.where(asked)
     judged = lambda kink: lift(two_layer_residual, dataset.X, dataset.y, hidden, readout, dataset.activation, kink=kink)
     clarke, gradient = judged(KINK), judged(0.0)
     foreseen = lift(margin_growth, dataset.turned, dataset.spread, degree)
-    late = dataset.log_loss < -10  # before, the residual shows how soft the minimum over samples is
     ended = dataset.sel(step=dataset.steps)
     return dataset.assign(
         foreseen=foreseen,
         law=(ended.growth / foreseen.sel(step=dataset.steps)).where(ended.fitted > 0),
         share=(ended.falls / ended.fitted.where(ended.fitted > 0)),
+        miss=ended.missed.where(ended.log_loss < -STRETCH),
         clarke=clarke,
         gradient=gradient,
-        settling=slope_within(np.log(dataset.length), np.log(clarke), late),
+        settling=slope_within(np.log(dataset.length), np.log(clarke), dataset.log_loss < -10),  # min q is soft before
     )
 
 
@@ -174,11 +156,11 @@ def _name(point: dict[str, Any]) -> str:
     return ", ".join([SPELT[point["activation"]], rate, *([f"skip {point['skip']:g}"] * (point["skip"] > 0))])
 
 
-def _beyond(point: dict[str, Any]) -> str:
-    """Why an arm lies beyond Theorem 4.2 on descent, or nothing."""
+def _beyond(point: dict[str, Any]) -> list[str]:
+    """Why an arm lies beyond Theorem 4.2 on descent, if it does."""
     if point["learning_rate"] > {CONSTANT: np.inf, LOSS_BASED: 0.0, SCALED: SHORT}[point["schedule"]]:
-        return "steps too long for Theorem 4.2"
-    return "" if point["activation"] == "quadratic" else "units not smooth, beyond Theorem 4.2"
+        return ["steps too long for Theorem 4.2"]
+    return ["units not smooth, beyond Theorem 4.2"] * (point["activation"] != "quadratic")
 
 
 def _fitted(runs: xr.Dataset) -> xr.Dataset:
@@ -188,16 +170,16 @@ def _fitted(runs: xr.Dataset) -> xr.Dataset:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The law of the growth, the falls, and the conditions of a maximum, for every arm there is; then figure 1."""
-    found, margins = [], {}
-    both = lambda values: every_seed(np.concatenate([per_seed(values, of) for of in ("min", "max")]))
-    for number, (point, runs) in enumerate(arms(dataset)):
+    found, margins, whole = [], {}, select(dataset, until=RESOLVED)
+    both = lambda values: every_seed(per_seed(values, "min", "max"))
+    for number, (point, runs) in enumerate(arms(whole)):
         name, seeds = _name(point), runs.sizes["seed"]
         runs = _fitted(runs)
         end, unfit = runs.sel(step=runs.steps), seeds - runs.sizes["seed"]
         stopped = int((end.log_loss < -RESOLVED).sum())
-        told = [_beyond(point)] * (not point["skip"]) + [f"{unfit} of {seeds} seeds never fit"] * (unfit > 0)
+        told = [f"{unfit} of {seeds} seeds never fit"] * (unfit > 0)
         told += [f"{stopped} of {seeds} stopped at ln(1/loss) > 10^{np.log10(RESOLVED):g}"] * (stopped > 0)
-        name += f" ({'; '.join(filter(None, told))})" if any(told) else ""
+        name = f"{name} ({'; '.join(_beyond(point) + told)})".removesuffix(" ()")
 
         def add(what: str, band: tuple, values: xr.DataArray, outlook: str = "", name: str = name) -> None:
             found.append(Finding.of(f"{name}: {what}", band, both(values), outlook))
@@ -217,12 +199,24 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             further = bool((runs.settling < -0.2).all()) and np.isfinite(when)
             outlook = f"from here it falls as that power of ‖θ‖: ‖θ‖ = {when:.1g} (median seed)" if further else ""
             add(f"{kind} at the end", (0.0, REACHED), end.clarke, outlook)
+    for activation, misses in _misses(dataset):
+        rates, kept = misses.learning_rate.values, misses.dropna("seed").values
+        what = f"{SPELT[activation]}, scaled steps {rates[0]:g} to {rates[-1]:g} ({len(kept)} seeds)"
+        what += ": power of η in the most by which the growth of ln γ̃ in a step misses the flow's"
+        found.append(Finding.of(what, ORDERS[activation][1], every_seed(slope(np.log(rates), np.log(kept)))))
     for (activation, schedule, rate), value in margins.items():
         slow = [margin for (kind, how, _), margin in margins.items() if kind == activation and how == CONSTANT]
         if schedule == LOSS_BASED and slow:
             what = f"{SPELT[activation]}: normalised margin of the loss-based rate {rate:g} over the constant's"
             found.append(Finding.of(f"{what} (steps too long for the theorems)", (1.0, np.inf), both(value / slow[0])))
     return found
+
+
+def _misses(dataset: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
+    """For units of which several rates are tried on one stretch: a step's largest miss by seed and rate."""
+    kinds = {kind: select(dataset, until=STRETCH, skip=0.0, activation=kind) for kind in ORDERS}
+    made = [(kind, table(some, "miss", "learning_rate")) for kind, some in kinds.items() if some.diverged.size]
+    return [(kind, misses) for kind, misses in made if misses.learning_rate.size > 1]
 
 
 def _against_length(axes: plots.Axes, runs: xr.Dataset, variable: str, label: str, **style: Any) -> None:
@@ -234,13 +228,15 @@ def _against_length(axes: plots.Axes, runs: xr.Dataset, variable: str, label: st
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """Lyu & Li's figure 1, the margin for three schedules, and below it the conditions; the law and the falls."""
-    figure, panels = plots.figure(2, 3, "Homogeneous networks: the smoothed margin grows, to a stationary one")
-    (smooth, kinked, law), (conditions, kinks, falls) = panels
-    colours, bars = {CONSTANT: "C0", LOSS_BASED: "C1", SCALED: "C2"}, []
-    for point, runs in arms(dataset):
+    figure, panels = plots.figure(2, 4, "Homogeneous networks: the smoothed margin grows, to a stationary one")
+    (smooth, kinked, law), (conditions, kinks, missed) = panels[:, :3]
+    for axes in panels[:, 3]:
+        axes.remove()
+    falls, bars = figure.add_subplot(smooth.get_gridspec()[:, 3]), []
+    for point, runs in arms(select(dataset, until=RESOLVED)):
         name, relu, schedule = _name(point), point["activation"] == "relu", point["schedule"]
         runs = _fitted(runs).sel(step=(runs.step > 0) & (runs.step <= point["steps"]))
-        style, shown = {"color": colours[schedule]}, {"squared_relu": {"linestyle": ":"}}.get(point["activation"], {})
+        style, shown = {"color": f"C{schedule:g}"}, {"squared_relu": {"linestyle": ":"}}.get(point["activation"], {})
         shown |= {"linestyle": "--"} if schedule == SCALED and point["learning_rate"] > SHORT else {}
         bars.append((name, float(runs.share.median())))
         if schedule == SCALED and point["learning_rate"] <= SHORT:
@@ -267,26 +263,30 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         axes.set(title=title, xscale="log", xlabel="step t", ylabel="smoothed margin γ̃ = ln(1/loss) / ‖θ‖^L")
     for axes, title in ((conditions, "d  conditions, smooth units"), (kinks, "e  conditions, ReLU: the kinks count")):
         plots.theory(axes, axes.get_xlim(), (REACHED, REACHED), "tolerance")
-        axes.set(title=title, xscale="log", yscale="log", ylim=(1e-3, 1.5))
-        axes.set(xlabel="‖θ‖", ylabel="residual of the conditions")
+        axes.set(title=title, xscale="log", yscale="log", ylim=(2e-4, 1.5), xlabel="‖θ‖", ylabel="residual")
     plots.theory(law, (0.0, 3.0), (0.0, 3.0), "the flow's law", linestyle="-")
     law.set(title="c  growth along the way", xlabel="foreseen growth of ln γ̃", ylabel="growth of ln γ̃", xlim=(0, 6))
-    falls.barh(range(len(bars)), [share for _, share in bars], color="C0", height=0.3, align="edge")
-    for place, (name, _) in enumerate(bars):
-        falls.text(0.01, place - 0.05, name, fontsize=7, va="bottom")
-    falls.set(xlim=(0, 1), ylim=(len(bars), -0.6), yticks=[])
-    falls.set(title="f  steps at which γ̃ falls", xlabel="share of steps since loss < 1, median seed")
-    for axes in (smooth, kinked, law, conditions, kinks):
+    for number, (activation, misses) in enumerate(_misses(dataset)):
+        rates, order = misses.learning_rate, ORDERS[activation][0]
+        plots.points(missed, rates, misses, SPELT[activation], color=f"C{number}")
+        power = float(misses.isel(learning_rate=-1).median()) * (rates / rates[-1]) ** order
+        plots.theory(missed, rates, power, f"η^{order}", linestyle=("--", ":")[number])
+    missed.set(title="f  the most that a step misses", xscale="log", yscale="log", xlabel="η", ylabel="miss of Δ ln γ̃")
+    falls.barh([name for name, _ in bars[::-1]], [share for _, share in bars[::-1]], color="C0", height=0.4)
+    falls.set(title="g  steps at which γ̃ falls", xlim=(0, 1), xlabel="share of steps since loss < 1, median seed")
+    for axes in (smooth, kinked, law, conditions, kinks, missed):
         plots.legend(axes, fontsize=6.5)
     return figure
 
 
-AXES = ("activation", "schedule", "learning_rate", "skip")
+AXES = ("activation", "schedule", "learning_rate", "skip", "until")
 ARMS = [
-    *(("quadratic", *how) for how in ((SCALED, 30.0, 0.0), (SCALED, 1000.0, 0.0))),
-    *(("quadratic", *how) for how in ((CONSTANT, 0.1, 0.0), (LOSS_BASED, 0.1, 0.0), (SCALED, 30.0, 10.0))),
-    *(("squared_relu", *how) for how in ((SCALED, 30.0, 0.0), (LOSS_BASED, 0.1, 0.0))),
-    *(("relu", *how) for how in ((SCALED, 3.0, 0.0), (CONSTANT, 0.1, 0.0), (LOSS_BASED, 0.1, 0.0))),
+    *(("quadratic", SCALED, rate, skip, RESOLVED) for rate, skip in ((30.0, 0.0), (1000.0, 0.0), (30.0, 10.0))),
+    *((kind, SCALED, rate, 0.0, RESOLVED) for kind, rate in (("squared_relu", 30.0), ("relu", 3.0))),
+    *((kind, CONSTANT, 0.1, 0.0, RESOLVED) for kind in ("quadratic", "relu")),
+    *((kind, LOSS_BASED, 0.1, 0.0, RESOLVED) for kind in SPELT),
+    *(("quadratic", SCALED, rate, 0.0, STRETCH) for rate in (15.0, 7.5, 3.75)),
+    *(("relu", SCALED, rate, 0.0, STRETCH) for rate in (1.5, 0.75, 0.375)),
 ]
 experiment = Experiment(
     simulate=simulate,
@@ -294,7 +294,7 @@ experiment = Experiment(
     findings=findings,
     draw=draw,
     design={"seeds": 8, AXES: ARMS},
-    smoke={"seeds": 2, "steps": 3000, AXES: [ARMS[0], ARMS[3], ARMS[4]]},
+    smoke={"seeds": 2, "steps": 3000, AXES: [*ARMS[:3:2], ARMS[7], *ARMS[10:12]]},
     paper={"seeds": 32, "samples": 300, "width": 128, "steps": 100_000, AXES: ARMS},
     control={"skip": 10.0},
 )

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from research import plots
 from research.dynamics import Run, descent, log_spaced, start
 from research.experiment import Experiment, Finding
-from research.labels import at_step, lift, per_seed, select, sound, table
+from research.labels import at_step, first_arm, lift, per_seed, select, sound, table
 from research.oracles.committee import committee_kernel, polynomial_error
 from research.statistics import crossing, every_seed, slope
 
@@ -227,7 +227,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     drawn = [alpha for alpha in alphas if alpha in (0.1, 1.0, 10.0, 100.0)] or alphas[:3]
     for number, alpha in enumerate(drawn):
         some = one(alpha)
-        some = some.isel({each: 0 for each in some.diverged.dims if each != "seed"})
+        some = first_arm(some)
         some = some.assign_coords(time=some.time).swap_dims(step="time").isel(time=slice(1, None))
         if alpha == (1.0 if 1.0 in drawn else drawn[0]):
             plots.seeds(single, some.train_error.clip(1e-6), "training error", color="C0")
