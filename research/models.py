@@ -162,17 +162,23 @@ def random_stack(
     labels: int,
     weight_variance: Array | float,
     bias_variance: Array | float = 0.0,
+    *,
+    dtype: DTypeLike = float,
+    uniform: bool = False,
 ) -> Stack:
     """Return `depth` hidden layers: weights N(0, weight_variance / fan_in), the readout's too, biases N(0, ·).
 
-    Variances may be traced. JAX's default dtype.
+    Variances may be traced. `uniform` draws from the intervals between ± the square roots of these instead, which have
+    a third of the variance.
     """
     shapes = (features, width), (depth - 1, width, width), (depth, width), (width, labels)
     variances = [weight_variance / features, weight_variance / width, bias_variance, weight_variance / width]
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
-    parts = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])  # one draw compiles faster than four
-    drawn = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-    return Stack(*(jnp.sqrt(variance) * part for variance, part in zip(variances, drawn, strict=True)))
+    count = (int(ends[-1]),)  # one draw compiles faster than four
+    whole = jax.random.uniform(key, count, dtype, -1, 1) if uniform else jax.random.normal(key, count, dtype)
+    drawn = [part.reshape(shape) for part, shape in zip(jnp.split(whole, ends[:-1]), shapes, strict=True)]
+    roots = (jnp.sqrt(variance).astype(whole.dtype) for variance in variances)
+    return Stack(*(root * part for root, part in zip(roots, drawn, strict=True)))
 
 
 class Critical(NamedTuple):

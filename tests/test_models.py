@@ -117,6 +117,11 @@ def test_a_stack_has_the_variances_asked_for():
     stack = random_stack(KEY, 40, 90, 5, 70, 2.0, 0.3)
     for part, variance in zip(stack, (2 / 40, 2 / 90, 0.3, 2 / 90), strict=True):
         assert float(jnp.var(part)) == pytest.approx(variance, rel=5 * (2 / part.size) ** 0.5)
+    flat = random_stack(KEY, 40, 90, 5, 70, 2.0, 0.3, dtype=jnp.float16, uniform=True)
+    for part, variance in zip(flat, (2 / 40, 2 / 90, 0.3, 2 / 90), strict=True):
+        assert part.dtype == jnp.float16
+        assert 0.95 * variance**0.5 < float(jnp.abs(part).max()) <= 1.001 * variance**0.5
+        assert float(jnp.var(part.astype(float))) == pytest.approx(variance / 3, rel=5 * (1 / part.size) ** 0.5)
 
 
 def test_a_place_has_a_key_of_its_own():

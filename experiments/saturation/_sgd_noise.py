@@ -26,7 +26,7 @@ def standard_cells(dataset: xr.Dataset) -> list[xr.Dataset]:
 
 def nulls(dataset: xr.Dataset) -> list[xr.Dataset]:
     """The cells of logistic units without noise in time: all samples, or the same batch at every step."""
-    repeated = cells(dataset, batch=lambda batch: batch > 0, activation="sigmoid", fresh=False)
+    repeated = cells(dataset, batch=lambda batch: batch > 0, activation="sigmoid", fresh=0.0)
     repeated = repeated if leading(dataset, "fresh")["fresh"] else []
     return cells(dataset, batch=0, activation="sigmoid") + repeated
 
@@ -40,7 +40,7 @@ def named(cell: xr.Dataset) -> str:
     """What the cell is, in words."""
     way = "" if bool(cell.replacement) else " without replacement"
     way = way if bool(cell.fresh) else ", the same at every step"
-    batch = f"B = {int(cell.batch)}{way}" if int(cell.batch) else "all samples"
+    batch = f"B = {int(cell.batch)}{way}" if int(cell.batch) else f"all {int(cell.population.max())} samples"
     return f"η = {float(cell.learning_rate):g}, {batch}"
 
 

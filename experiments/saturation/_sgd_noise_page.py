@@ -122,7 +122,7 @@ def page(dataset: xr.Dataset) -> str:
         plain = spread(per_seed(cell.plain_ratio))
         rows.append(f"{first}| {spread(per_seed(cell.ratio))} | {then:.3f} | {plain} |")
     said.append("\n".join(rows))
-    others = cells(last, activation="sigmoid", replacement=True, batch=lambda batch: batch > 0, fresh=True)
+    others = cells(last, activation="sigmoid", replacement=True, batch=lambda batch: batch > 0, fresh=1.0)
     others = [cell for cell in others if network_of(cell) != network_of(loud)]
     if others:
         words = [f"{described(cell)} ({named(cell)}): {spread(per_seed(cell.ratio))}" for cell in others]

@@ -15,8 +15,8 @@ variance has arrived by the middle of the network: not for tanh and softsign at 
 
 Bands: φ_B is a mean over N units of numbers in [0, 1], of deviation 1/2 at most: 2/√N is four times that over √N. Where
 theory's own distance from the fixed point at some depth is a tenth of this, it has arrived. The same 2/√N is allowed to
-the place of the edge as a convention (edge_of_chaos judges it closely). In float64: that φ_B is mean|g'| for even B is
-an identity, checked to 1e-12.
+the place of the edge as a convention (edge_of_chaos judges it closely). That φ_B is mean|g'| for even B is an identity,
+checked in float64 to 1e-12.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ from research import plots
 from research.dynamics import Run, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
 from research.labels import at_step, averaged, lift, per_seed, select, table
-from research.models import FullyConnected, centred
+from research.models import Stack, random_stack
 from research.observables import saturation as measures
 from research.oracles.mean_field import edge_of_chaos, mean_field, saturation, variance_path
 from research.statistics import crossing, every_seed, over_seeds, slope
@@ -78,40 +78,39 @@ def simulate(
 ) -> Run:
     """SGD on the cross-entropy from W ~ N(0, weight_variance / fan_in), b ~ N(0, bias_variance); 0 steps: its start.
 
-    "uniform" draws W between ±√(weight_variance / fan_in), the libraries' old default: a third of that variance.
+    "uniform" draws between ± the square roots of these, the libraries' old default: a third of the variance. The
+    readout has no bias. Networks are of float32; what is measured of their outputs is computed in float64.
     """
     pixels, labels = problems.digits()
     inputs = problems.standardized(pixels)
     inputs *= (inputs.shape[1] / np.sum(inputs**2, axis=1, keepdims=True)) ** 0.5
     held_out = np.isin(np.arange(len(labels)), np.linspace(0, len(labels) - 1, images).astype(int))
-    shown, X, y = jnp.asarray(inputs[held_out]), jnp.asarray(inputs[~held_out]), jnp.asarray(labels[~held_out])
+    shown, X = (jnp.asarray(inputs[chosen], jnp.float32) for chosen in (held_out, ~held_out))
+    y, function = jnp.asarray(labels[~held_out]), ACTIVATIONS[activation]
     init_key, tangent_key, descent_key = jax.random.split(key, 3)
-    kernel = centred(weight_variance, per_input=True, uniform=initialization == "uniform")
-    function = ACTIVATIONS[activation]
-    bias = centred(bias_variance, per_input=False)
-    network = FullyConnected(depth, width, labels=10, activation=function, kernel_init=kernel, bias_init=bias)
-    forward: Any = network.apply
+    single = {"dtype": jnp.float32, "uniform": initialization == "uniform"}
+    drawn = lambda key: random_stack(key, X.shape[1], width, depth, 10, weight_variance, bias_variance, **single)
 
-    def observe(params: Any) -> Bounded | Rectified:
-        logits, sums = forward(params, shown)
-        growth = measures.perturbation_growth(
-            lambda x: forward(params, x).pre_activations, shown[:PERTURBED], tangent_key
-        )
+    def observe(network: Stack) -> Bounded | Rectified:
+        logits, sums = network(shown, function)
+        forward = lambda inputs: network(inputs, function).pre_activations
+        growth = measures.perturbation_growth(forward, shown[:PERTURBED], tangent_key)
         accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels[held_out], dtype=sums.dtype)
         if activation == "relu":
             return Rectified(jax.vmap(measures.never_active_share)(sums), growth, accuracy)
-        outputs, (low, high) = function(sums), measures.RANGES[activation]
+        outputs, (low, high) = function(sums.astype(float)), measures.RANGES[activation]
         binned = lambda bins: jax.vmap(lambda layer: measures.binned_saturation(layer, low, high, bins))(outputs)
         limit = jax.vmap(lambda layer: measures.mean_saturation(layer, low, high))(outputs)
         return Bounded(binned(EVEN), binned(ODD), limit, growth, accuracy)
 
     if not steps:  # the state is the key alone: the weights of a plane of deep networks would fill the memory
-        return Run(init_key, lambda key: key, lambda key: observe(network.init(key, shown)), np.zeros(1, int))
-    params = network.init(init_key, shown)
-    chain = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate))
-    loss = lambda params, drawn: cross_entropy(forward(params, X[drawn]).logits, y[drawn]).mean()
-    step = stochastic_descent(loss, chain, lambda key: jax.random.randint(key, (batch,), 0, len(X)))
-    return Run(start(params, chain, descent_key), step, lambda state: observe(state.params), log_spaced(steps, 18))
+        return Run(init_key, lambda key: key, lambda key: observe(drawn(key)), np.zeros(1, int))
+    rate, decay = (jnp.asarray(each, jnp.float32) for each in (learning_rate, weight_decay))
+    chain = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate))
+    loss = lambda network, chosen: cross_entropy(network(X[chosen], function).logits, y[chosen]).mean()
+    step = stochastic_descent(loss, chain, lambda key: jax.random.bits(key, (batch,), jnp.uint32) % len(X))
+    begin = start(drawn(init_key), chain, descent_key)
+    return Run(begin, step, lambda state: observe(state.params), log_spaced(steps, 18))
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:

@@ -9,10 +9,10 @@ back, at ρ times its σ_w².
 Source: Schoenholz et al. 2017, arXiv 1611.01232, section 5; for ReLU, where σ_w² is 2 over the second moment of the
 noise, 1/ρ: Pretorius, van Biljon, Kroon & Kamper 2018, arXiv 1811.00293.
 
-Departure: σ_b² = 0.05; ten networks of width 100 and depth 24 a run; nothing is trained, so that the depth to which
-networks can be trained is not looked at. Correlations are compared with the recursion at the last four layers, where it
-is near c*. Rates: the gap between two equal inputs and two at right angles closes as p^l in theory; the rate γ is that
-by which p must be sped up, p^(γl), to meet the measured gap, linear least squares about γ = 1.
+Departure: σ_b² = 0.05; ten networks of width 100 and depth 24 a run; nothing is trained (dropout_depth does that).
+Correlations are compared with the recursion at the last four layers, where it is near c*. Rates: the gap between two
+equal inputs and two at right angles closes as p^l in theory; the rate γ is that by which p must be sped up, p^(γl), to
+meet the measured gap, linear least squares about γ = 1.
 
 Bands: 10/N for 1 − c, as the map of correlations adds up noise of variance 1/N over at most ten layers; a tenth for
 rates and 0.02 for ln χ_1, as in depth_scales; ReLU: in a layer a square has relative variance (6/ρ − 1)/N, from

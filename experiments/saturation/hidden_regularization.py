@@ -10,8 +10,8 @@ saturation_budget.
 Departure: tanh networks on the bundled digits; L2 (coupled) and L1 (proximal) take biases too, noise is on standardised
 pixels and dropout on hidden outputs, drawn afresh for each image of a batch. α is spread over all labels. φ_B is read
 on images not trained on, without noise and masks; φ of the output is (10 p − 1)/9 on images trained on, p the
-probability of the label, which is 1 − α where a smoothed label is fitted exactly. Noise and dropout refute the claim:
-they lower φ of the output and raise φ_B.
+probability of the label, which is 1 − α where a smoothed label is fitted exactly. To lower is to lower from each
+strength to the next. Noise and dropout refute the claim: they lower φ of the output and raise φ_B.
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +34,14 @@ from research.optimizers import soft_threshold
 from research.oracles.mean_field import saturation, variance_path
 from research.statistics import every_seed, slope, slope_within
 
-STRENGTHS = {"l2": "L2 λ", "l1": "L1 λ", "smoothing": "smoothing α", "noise": "noise σ", "dropout": "dropout p"}
+STRENGTHS = {
+    "l2": "L2 λ",
+    "l1": "L1 λ",
+    "smoothing": "smoothing α",
+    "noise": "noise σ",
+    "dropout": "dropout p",
+    "normalised": "batch norm",
+}
 FALLS, RISES = (-np.inf, 0.0), (0.0, np.inf)
 
 
@@ -48,6 +55,14 @@ class Given(NamedTuple):
     variance: Float[Array, ""]
 
 
+class Parameters(NamedTuple):
+    """The network, and what batch normalisation multiplies the units of each layer by and adds to them."""
+
+    network: Any
+    gains: Float[Array, "layer unit"]
+    shifts: Float[Array, "layer unit"]
+
+
 def simulate(
     key: Array,
     learning_rate: float,
@@ -56,6 +71,7 @@ def simulate(
     smoothing: float,
     noise: float,
     dropout: float,
+    normalised: float = 0.0,
     *,
     steps: int = 1000,
     batch: int = 16,
@@ -66,7 +82,8 @@ def simulate(
     """SGD on the cross-entropy with all regularisers at once, each of its own strength, from variance 1/fan_in.
 
     `l2` is λ of λ/2 ‖w‖², `l1` that of λ‖w‖₁, `noise` a standard deviation, `dropout` the probability to drop, in steps
-    of 1/256.
+    of 1/256. `normalised` 1 is batch normalisation before tanh, with gains and shifts that are trained, by the mean and
+    variance of the images at hand, also where φ_B is read.
     """
     init_key, descent_key = jax.random.split(key)
     pixels, labels = problems.digits()
@@ -76,10 +93,20 @@ def simulate(
     optimizer = optax.chain(optax.add_decayed_weights(l2), optax.sgd(learning_rate), soft_threshold(learning_rate * l1))
     dropped = jnp.round(256 * dropout)
 
-    def forward(params: Any, x: Array, masks: Array | None = None) -> Any:
-        layers = iter(() if masks is None else masks)
-        activation = jnp.tanh if masks is None else (lambda sums: jnp.tanh(sums) * next(layers))
-        return FullyConnected(depth, width, labels=10, activation=activation).apply(params, x)
+    def forward(params: Any, x: Array, masks: Array | None = None) -> tuple[Array, list[Array]]:
+        masks = jnp.ones((depth, 1, 1), x.dtype) if masks is None else masks
+        layers = iter(zip(params.gains, params.shifts, masks, strict=True))
+        hidden: list[Array] = []
+
+        def activation(sums: Array) -> Array:
+            gain, shift, mask = next(layers)
+            scaled = (sums - sums.mean(axis=0, keepdims=True)) / jnp.sqrt(sums.var(axis=0, keepdims=True) + 1e-5)
+            sums = jnp.where(normalised > 0, gain[None, :] * scaled + shift[None, :], sums)
+            hidden.append(jnp.tanh(sums))
+            return hidden[-1] * mask
+
+        said: Any = FullyConnected(depth, width, labels=10, activation=activation).apply(params.network, x)
+        return said.logits, hidden
 
     def sample(key: Array) -> tuple[Array, Array, Array]:
         noise_key, bits_key = jax.random.split(key)
@@ -91,17 +118,18 @@ def simulate(
     def loss(params: Any, drawn: tuple[Array, Array, Array]) -> Array:
         index, added, masks = drawn
         targets = optax.smooth_labels(jax.nn.one_hot(y[index], 10), smoothing)
-        return optax.softmax_cross_entropy(forward(params, X[index] + added, masks).logits, targets).mean()
+        return optax.softmax_cross_entropy(forward(params, X[index] + added, masks)[0], targets).mean()
 
     def observe(state: Descent) -> Observables:
-        logits, sums = forward(state.params, beyond)
-        hidden = jax.vmap(lambda layer: mean_saturation(layer, -1.0, 1.0))(jnp.tanh(sums))
-        chance = jax.nn.softmax(forward(state.params, X[:images]).logits)[jnp.arange(images), y[:images]]
+        logits, layers = forward(state.params, beyond)
+        hidden = jax.vmap(lambda layer: mean_saturation(layer, -1.0, 1.0))(jnp.stack(layers))
+        chance = jax.nn.softmax(forward(state.params, X[:images])[0])[jnp.arange(images), y[:images]]
         accuracy = jnp.mean(jnp.argmax(logits, axis=1) == truth, dtype=float)
         return Observables(hidden, jnp.mean(10 * chance - 1) / 9, accuracy)
 
-    params = FullyConnected(depth, width, labels=10, activation=jnp.tanh).init(init_key, beyond)
-    state = start(params, optimizer, descent_key)
+    network = FullyConnected(depth, width, labels=10, activation=jnp.tanh).init(init_key, beyond)
+    blank = jnp.zeros((depth, width), beyond.dtype)
+    state = start(Parameters(network, blank + 1.0, blank), optimizer, descent_key)
     variance = jnp.mean(beyond**2)
     return Run(state, stochastic_descent(loss, optimizer, sample), observe, log_spaced(steps, 12, 10), Given(variance))
 
@@ -132,9 +160,11 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             runs = alone(dataset, name)
             change = table(runs, variable, name)
             if runs.diverged.size and change.sizes[name] > 1:
-                moved = (change.isel({name: -1}) - change.isel({name: 0})).values
-                said = f"change of {what} by {called} = {float(change[name][-1]):g}, mean of learning rates"
-                found.append(Finding.of(said, FALLS, every_seed(moved)))
+                moved = np.diff(change.values, axis=1)
+                strengths = ", ".join(f"{each:g}" for each in change[name].values)
+                said = f"{called} = {strengths}: largest change of {what} from one to the next, mean of learning rates"
+                whole = f"in all {float(np.median(moved.sum(axis=1))):.2g}".replace("-", "−")
+                found.append(Finding.of(f"{said} ({whole})", FALLS, every_seed(moved.max(axis=1))))
     free = alone(dataset)
     rates = np.unique(free.learning_rate.values)
     if free.diverged.size and len(rates) > 1:
@@ -144,9 +174,11 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     if free.diverged.size:
         what = "none: slope of hidden φ_B on ln t (early stopping), the least of the learning rates"
         found.append(Finding.of(what, RISES, every_seed(per_seed(free.rise, "min"))))
-    apart = abs(dataset.hidden.isel(step=0) - dataset.predicted) * dataset.width**0.5
-    what = "before training: √width × distance of φ_B to E|tanh(√q z)|, the worst layer of a seed"
-    found.append(Finding.of(what, (0.0, 2.0), every_seed(per_seed(apart))))  # deviations of numbers in [0, 1] are < 1/2
+    plain = select(dataset, normalised=0.0)
+    if plain.diverged.size:
+        apart = abs(plain.hidden.isel(step=0) - plain.predicted) * plain.width**0.5
+        what = "before training: √width × distance of φ_B to E|tanh(√q z)|, the worst layer of a seed"
+        found.append(Finding.of(what, (0.0, 2.0), every_seed(per_seed(apart))))  # deviations in [0, 1] are < 1/2
     return found
 
 
@@ -156,17 +188,19 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     figure, ((budget, course, both),) = plots.figure(1, 3, title, (4.6, 3.8))
     rates = np.unique(dataset.learning_rate.values)
     free, fast = alone(dataset), select(dataset, learning_rate=rates[-1])
+    most = 2
     start = float(dataset.predicted.mean())
     for number, (name, called) in enumerate(STRENGTHS.items()):
         runs, color = alone(fast, name), f"C{number}"
         hidden, said = (table(runs, each, name) for each in ("end", "said"))
         if not runs.diverged.size or hidden.sizes[name] < 2:
             continue
-        strengths = " and ".join(f"{each:g}" for each in hidden[name].values[1:])
+        strengths, most = ", ".join(f"{each:g}" for each in hidden[name].values[1:]), max(most, hidden.sizes[name])
         ranks = hidden.assign_coords({name: np.arange(hidden.sizes[name])})
         plots.seeds(budget, ranks, f"{called} = {strengths}", color=color, marker="o", markersize=3)
         plots.points(both, said, hidden, color=color)
-        both.plot(said.median("seed"), hidden.median("seed"), "o-", color=color, markersize=6, label=called[:-2])
+        label = called.removesuffix(called[-2:]) if called[-2] == " " else called
+        both.plot(said.median("seed"), hidden.median("seed"), "o-", color=color, markersize=6, label=label)
         if name == "smoothing":
             for strength, height in zip(hidden[name].values[1:], hidden.median("seed").values[1:], strict=True):
                 both.plot([1 - strength] * 2, [height - 0.04, height + 0.04], color="black", linewidth=1.2)
@@ -176,8 +210,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     for axes in (budget, course, both):
         axes.axhline(start, color="black", linestyle="--", linewidth=1.2, label="mean field, before training")
         axes.set_ylabel("φ_B, mean of the hidden layers")
-    budget.set(title=f"a  by strength (learning rate {rates[-1]:g})", xlabel="none, weaker, stronger")
-    budget.set_xticks([0, 1, 2])
+    budget.set(title=f"a  by strength (learning rate {rates[-1]:g})", xlabel="none, weaker … stronger")
+    budget.set_xticks(range(most))
     course.set(title="b  no regulariser: stop early", xscale="log", xlabel="step t")
     both.set(title="c  hidden layers against the output", xlabel="φ of the output on images trained on")
     both.plot([], [], color="black", linewidth=1.2, label="output at 1 − α")
@@ -189,7 +223,14 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
 
 
 RATES, AXES = (0.05, 0.2, 0.5), tuple(STRENGTHS)
-STRONG = {"l2": (1e-3, 1e-2), "l1": (1e-4, 1e-3), "smoothing": (0.1, 0.3), "noise": (0.5, 1.0), "dropout": (0.25, 0.5)}
+STRONG: dict[str, tuple] = {
+    "l2": (1e-3, 3e-3, 1e-2),
+    "l1": (1e-4, 3e-4, 1e-3),
+    "smoothing": (0.1, 0.2, 0.3),
+    "noise": (0.25, 0.5, 1.0),
+    "dropout": (0.1, 0.25, 0.5),
+    "normalised": (1.0,),
+}
 
 
 def arms(strengths: dict[str, tuple]) -> list[tuple]:

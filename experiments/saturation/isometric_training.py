@@ -7,13 +7,14 @@ Source: Pennington, Schoenholz & Ganguli 2017, "Resurrecting the sigmoid in deep
 arXiv 1711.04735, abstract and section 3; of linear networks: Saxe, McClelland & Ganguli 2014, arXiv 1312.6120.
 
 Departure: Digits of 8 × 8 pixels, width 64 and 40 layers in place of CIFAR-10, 400 and 200; plain SGD, batches of 32.
-Every network begins at the edge of chaos. Time is the number of steps after which the loss on 300 of the images stays
-below half of ln 10, what it is for a guess; each network has the best of eight learning rates. A network that does not
-get there is counted with all steps, less than its time. What theory says is only the order: the variance of the squared
-singular values of the Jacobian, `research.oracles.isometry`. The paper says "orders of magnitude", at ten times the
-depth: first that much is asked for which the best of rates a factor of √3 apart cannot make, and then a factor of 10.
-The shallow networks of the same sweep show where isometry does not matter, and the smallest q* that there is a price:
-its signals are small as well, and the readout learns from them slowly.
+Every network begins at the edge of chaos. Time is the number of steps after which the loss on 128 of the images stays
+below half of ln 10, what it is for a guess; a run ends once it is half of that. Each network has the best of six
+learning rates, a factor of √3 apart: from 0.4 over the number of layers for tanh, from 0.12 over it for ReLUs. A
+network that does not get there is counted with all steps, less than its time. What theory says is only the order: the
+variance of the squared singular values of the Jacobian, `research.oracles.isometry`. The paper says "orders of
+magnitude", at ten times the depth: first that much is asked for which the choice of rates cannot make, and then a
+factor of 10. The shallow networks of the same sweep show where isometry does not matter, and the smallest q* that there
+is a price: its signals are small as well, and the readout learns from them slowly.
 """
 
 from itertools import product
@@ -31,7 +32,7 @@ from research import data as problems
 from research import plots
 from research.dynamics import Run, log_spaced, start, stochastic_descent
 from research.experiment import Experiment, Finding
-from research.labels import averaged, largest, lift, select, sound
+from research.labels import largest, lift, select, sound
 from research.models import critical, orthogonal_factor
 from research.oracles.isometry import jacobian_spread
 from research.statistics import Estimate, crossing, every_seed
@@ -39,6 +40,7 @@ from research.statistics import Estimate, crossing, every_seed
 FUNCTIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 GUESS = float(np.log(10))
 LEARNED = GUESS / 2
+SHOWN = 128  # images whose loss is recorded
 STEP = 3**0.5  # from one learning rate to the next
 
 
@@ -86,8 +88,9 @@ def simulate(
 
     chain = optax.sgd(learning_rate)
     step = stochastic_descent(loss, chain, lambda key: jax.random.randint(key, (batch,), 0, len(X)))
-    observe = lambda state: Observables(loss(state.params, np.arange(300)))
-    return Run(start(params, chain, descent_key), step, observe, log_spaced(steps, 30))
+    seen = lambda state: loss(state.params, np.arange(SHOWN))
+    begin, at = start(params, chain, descent_key), log_spaced(steps, 30)
+    return Run(begin, step, lambda state: Observables(seen(state)), at, stop=lambda state: seen(state) <= LEARNED / 2)
 
 
 def distance(activation: str, q: float, orthogonal: float, depth: float) -> float:
@@ -96,10 +99,8 @@ def distance(activation: str, q: float, orthogonal: float, depth: float) -> floa
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
-    """The steps that each network takes to learn at the best of its rates, and how far theory has it from isometry."""
+    """The steps after which each run has learned (NaN: it has not), and how far theory has it from isometry."""
     dataset = sound(dataset)
-    if "learning_rate" not in dataset.dims:
-        dataset = dataset.expand_dims("learning_rate")
     steps = np.log(np.maximum(dataset.step.values, 0.5))
     # a loss that jumps up again has not been learned: the largest from here on is looked at
     reached = xr.apply_ufunc(
@@ -108,11 +109,8 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
         input_core_dims=[["step"]],
         vectorize=True,
     )
-    return dataset.assign(
-        time=reached.min("learning_rate").fillna(dataset.steps),
-        best=reached.fillna(dataset.steps + dataset.loss.isel(step=-1)).fillna(np.inf).argmin("learning_rate"),
-        expected=lift(distance, dataset.activation, dataset.q, dataset.orthogonal, dataset.depth),
-    )
+    expected = lift(distance, dataset.activation, dataset.q, dataset.orthogonal, dataset.depth)
+    return dataset.assign(reached=reached, expected=expected)
 
 
 def arm(dataset: xr.Dataset, activation: str, orthogonal: float, q: float) -> xr.Dataset:
@@ -120,9 +118,25 @@ def arm(dataset: xr.Dataset, activation: str, orthogonal: float, q: float) -> xr
     return select(dataset, activation=activation, orthogonal=orthogonal, q=q)
 
 
+def by_rate(runs: xr.Dataset, variable: str) -> np.ndarray:
+    """That variable of the one kind of network that is left, seeds first, then learning rates."""
+    others = [each for each in runs.diverged.dims if each != "seed"]
+    values = runs[variable].transpose("seed", *others, ...).values
+    return np.asarray(values.reshape(runs.sizes["seed"], -1, *values.shape[1 + len(others) :]))
+
+
 def times(runs: xr.Dataset) -> np.ndarray:
-    """The steps that each seed takes, of the one kind of network that is left."""
-    return np.asarray(runs.time.transpose("seed", ...).values.reshape(runs.sizes["seed"], -1)[:, 0])
+    """The steps that each seed takes at the best of its rates, of the one kind of network that is left."""
+    most = float(runs.steps.max())
+    return np.nan_to_num(by_rate(runs, "reached"), nan=most).min(axis=1)
+
+
+def best(runs: xr.Dataset) -> np.ndarray:
+    """The place of each seed's best rate; of a network that never learns, of the one of least loss at the end."""
+    most = float(runs.steps.max())
+    ends = np.nan_to_num(by_rate(runs, "loss")[..., -1], nan=np.inf)
+    reached = by_rate(runs, "reached")
+    return np.asarray(np.where(np.isnan(reached), most + ends, reached).argmin(axis=1))
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
@@ -178,24 +192,22 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         label = f"{'orthogonal' if orthogonal else 'Gaussian'} {activation}{level}"
         color = f"C{number}"
         deep = largest(runs, "depth")
-        best = int(np.median(deep.best.values))
-        loss = averaged(deep.loss.isel(learning_rate=best), "seed", "step").isel(step=slice(1, None))
-        rate = float(deep.learning_rate.values[best])
-        plots.seeds(curves, loss, f"{label}, η = {rate:g}", color=color)
+        place = int(np.median(best(deep)))
+        loss = xr.DataArray(by_rate(deep, "loss")[:, place, 1:], {"step": deep.step[1:]}, ("seed", "step"))
+        rate = float(np.broadcast_to(deep.learning_rate.values, by_rate(deep, "reached").shape[1])[place])
+        plots.seeds(curves, loss, f"{label}, η = {rate:.2g}", color=color)
         for depth in depths:
             cell = select(runs, depth=depth)
             if cell.diverged.size:
                 marker = {"marker": "o" if depth == depths[-1] else "v", "alpha": 0.7}
-                plots.points(
-                    against, cell.expected, cell.time, label if depth == depths[-1] else None, color=color, **marker
-                )
-                distances.plot(
-                    depth, float(cell.expected.max()), color=color, label=None, **{**marker, "markersize": 5}
-                )
+                place, seen = cell.expected.max(), xr.DataArray(times(cell), dims="seed")
+                named = label if depth == depths[-1] else None
+                plots.points(against, place, seen, named, color=color, **marker)
+                distances.plot(depth, float(place), color=color, label=None, **{**marker, "markersize": 5})
         layers = np.unique(np.geomspace(1, depths[-1], 20).astype(int))
         expected = jacobian_spread(activation, q, np.inf, orthogonal > 0, int(layers[-1]))[layers - 1]
         plots.theory(distances, layers, expected, None if number else "theory, colours as in b")
-    for height, text in ((GUESS, "a guess"), (LEARNED, "learned")):
+    for height, text in ((GUESS, "a guess"), (LEARNED, "learned"), (LEARNED / 2, "here a run ends")):
         plots.theory(curves, (1, float(dataset.step.max())), (height, height), None, linewidth=0.8)
         curves.annotate(text, (1, height), (2, 2), textcoords="offset points", fontsize=7)
     curves.set(
@@ -225,16 +237,19 @@ KINDS = [
     ("relu", 1.0, 1.0),
     ("relu", 0.0, 1.0),
 ]
-NAMES = ("activation", "orthogonal", "q", "depth")
-networks = lambda depths, kinds=KINDS: [(*kind, depth) for depth, kind in product(depths, kinds)]
+NAMES = ("activation", "orthogonal", "q", "depth", "learning_rate")
+RATES = {"tanh": 0.4 * STEP ** np.arange(6), "relu": 0.12 * STEP ** np.arange(6)}  # times the number of layers
+networks = lambda depths, kinds=KINDS: [
+    (*kind, depth, float(f"{rate / depth:.3g}")) for depth, kind in product(depths, kinds) for rate in RATES[kind[0]]
+]
 experiment = Experiment(
     simulate=simulate,
     compare=compare,
     findings=findings,
     draw=draw,
-    design={"seeds": 8, NAMES: networks((8, 40)), "learning_rate": [round(0.01 * STEP**k, 4) for k in range(8)]},
-    smoke={"seeds": 2, NAMES: networks((40,), [KINDS[1], KINDS[3]]), "learning_rate": 0.04, "steps": 120},
+    design={"seeds": 8, NAMES: networks((8, 40))},
+    smoke={"seeds": 2, NAMES: [(*kind, 40, 0.04) for kind in (KINDS[1], KINDS[3])], "steps": 120},
     paper={"seeds": 8, NAMES: networks((25, 50, 100, 200)), "width": 400, "steps": 10_000},
-    control={"depth": 2},
+    control={"depth": 2, "learning_rate": 0.3},
     precision="float32",
 )

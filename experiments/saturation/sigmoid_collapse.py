@@ -9,12 +9,14 @@ Source: Glorot & Bengio 2010, "Understanding the difficulty of training deep fee
 section 3.1 and Figure 2: W uniform in ±1/√fan_in, zero biases, batches of 10, 4 and 5 hidden layers.
 
 Departure: Bundled digits instead of Shapeset-3×2, 100 of each class drawn with replacement instead of online, layers of
-50 units instead of 1000, η = 1 and 0.5, and eight seeds. To escape is to have more than half of 300 training images
-right (chance is a tenth); runs end once 95 % are. Escape times are those of recordings, which are 12 % apart, and are
+50 units instead of 1000, and eight seeds; η from 0.1 to 1 and batches of 100 as well, as a collapse that goes by η²t/B
+(`sgd_noise`) is not quick where η is small or B large. To escape is to have more than half of 300 training images right
+(chance is a tenth); runs end once 95 % are. Escape times are those of recordings, which are 12 % apart, and are
 censored at the last step: survival curves are Kaplan–Meier's. Of the layers below, what is ordered is how far their
 means have moved: the means themselves begin one hundredth apart, by chance, and the first layer's hardly moves.
 """
 
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import jax
@@ -28,22 +30,23 @@ from scipy import stats
 
 from research import data as problems
 from research import plots
-from research.dynamics import Run, log_spaced, start, stochastic_descent
+from research.dynamics import Run, start, stochastic_descent
 from research.experiment import Experiment, Finding
-from research.labels import at_step, lift, per_seed, select
+from research.labels import arms, at_step, first_arm, lift, per_seed, recorded, select
 from research.models import FullyConnected, uniform_start
 from research.oracles.gradient_noise import top_activation
 from research.statistics import Estimate, every_seed, over_seeds, share
 
 CLASSES, SHOWN, JUDGED = 10, 300, 40  # images on which layers are read, and on which the prediction is made
 SOON, COLLAPSED, ESCAPED, LEARNT = 1000, 0.05, 0.5, 0.95
+SHORT, LONG = 2000, 12_000  # steps
 
 
 class Observables(NamedTuple):
     top: Float[Array, ""]
     means: Float[Array, "layer"]
     deviations: Float[Array, "layer"]
-    high: Float[Array, "layer"]
+    high: Float[Array, ""]
     accuracy: Float[Array, ""]
 
 
@@ -61,7 +64,7 @@ def simulate(
     width: int = 50,
     batch: int = 10,
     per_class: int = 100,
-    steps: int = 12_000,
+    steps: int = LONG,
 ) -> Run:
     """SGD on the mean cross-entropy of `depth` hidden layers of logistic units; batches are drawn with replacement."""
     data_key, init_key, draw_key = jax.random.split(key, 3)
@@ -72,7 +75,7 @@ def simulate(
     params, initial = uniform_start(init_key, [X.shape[1], *[width] * depth, CLASSES], X.dtype)
     optimizer = optax.sgd(learning_rate)
     loss = lambda params, drawn: cross_entropy(forward(params, X[drawn]).logits, y[drawn]).mean()
-    step = stochastic_descent(loss, optimizer, lambda key: jax.random.randint(key, (batch,), 0, len(X)))
+    step = stochastic_descent(loss, optimizer, lambda key: jax.random.bits(key, (batch,), jnp.uint32) % len(X))
 
     def right(state: Any) -> tuple[Array, Array]:
         logits, sums = forward(state.params, X[:SHOWN])
@@ -82,21 +85,22 @@ def simulate(
         accuracy, outputs = right(state)
         units = outputs.reshape(depth, -1)
         means = units.mean(axis=1)
-        return Observables(means[-1], means, units.std(axis=1), jnp.percentile(units, 98, axis=1), accuracy)
+        return Observables(means[-1], means, units.std(axis=1), jnp.percentile(units[0], 98), accuracy)
 
     given = Given(X[:JUDGED], y[:JUDGED].astype(X.dtype), initial)
-    at = np.union1d(log_spaced(steps, 50, first=40), [min(SOON, steps)])
-    return Run(
-        start(params, optimizer, draw_key), step, observe, at, given, stop=lambda state: right(state)[0] >= LEARNT
-    )
+    times = np.rint(SHORT * (LONG / SHORT) ** (np.arange(-35, 80) / 16)).astype(int)  # the same, however long runs are
+    at = np.union1d(times[times <= steps], [0, min(SOON, steps), steps])
+    begin = start(params, optimizer, draw_key)
+    return Run(begin, step, observe, at, given, stop=lambda state: right(state)[0] >= LEARNT)
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """The collapse that `sgd_noise` explains, up to step 1000, and when a run escapes (NaN: it does not)."""
     early = dataset.step.sel(step=dataset.step <= SOON)
     rate, noise = dataset.learning_rate, 1 / dataset.batch
-    deep = (dataset.X, dataset.labels, dataset.initial)
-    predicted = lift(top_activation, *deep, early, rate, noise, dataset.width, dataset.depth)
+    told = dataset.X.where(dataset.depth >= deep(dataset)[-2:][0])  # the deepest two are judged
+    network = (told, dataset.labels, dataset.initial)
+    predicted = lift(top_activation, *network, early, rate, noise, dataset.width, dataset.depth)
     relaxation = rate * (1 + dataset.width * dataset.top.isel(step=0) ** 2) / CLASSES
     out = dataset.accuracy > ESCAPED
     return dataset.assign(
@@ -108,19 +112,29 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
-def cell(dataset: xr.Dataset, depth: int, rate: float) -> xr.Dataset:
-    """The runs of that depth and rate that did not diverge, one a seed; no seeds where the design lacks them."""
-    runs = select(dataset, depth=depth, learning_rate=rate)
+def cell(dataset: xr.Dataset, depth: int, batch: int, rate: float) -> xr.Dataset:
+    """The runs of that kind that did not diverge, one a seed, while they lasted; no seeds where there are none."""
+    runs = select(dataset, depth=depth, learning_rate=rate, batch=batch)
     if not runs.diverged.size:
         return runs.isel(seed=[])
-    runs = runs.isel(dict.fromkeys((name for name in runs.diverged.dims if name != "seed"), 0))
-    runs = runs.isel(seed=np.flatnonzero(~runs.diverged.values))
+    runs = recorded(first_arm(runs), "top")
     return runs.sel(layer=slice(0, depth - 1)) if "layer" in runs.coords else runs.isel(layer=slice(0, depth))
 
 
-def axes(dataset: xr.Dataset) -> tuple[list[int], list[float]]:
-    """The depths and the learning rates of the design, each increasing."""
-    return np.unique(dataset.depth.values).tolist(), np.unique(dataset.learning_rate.values).tolist()
+def conditions(dataset: xr.Dataset) -> list[tuple[int, float]]:
+    """The batches and learning rates of the design: the smallest batch first, and of that the largest rate."""
+    pairs = {(parameters["batch"], parameters["learning_rate"]) for parameters, _ in arms(dataset)}
+    return sorted(pairs, key=lambda pair: (pair[0], -pair[1]))
+
+
+def deep(dataset: xr.Dataset) -> list[int]:
+    """The depths of the design, increasing."""
+    return np.unique(dataset.depth.values).tolist()
+
+
+def called(batch: int, rate: float) -> str:
+    """The learning rate and the batch in words."""
+    return f"η = {rate:g}, B = {batch}"
 
 
 def survival(runs: xr.Dataset) -> stats.CensoredData:
@@ -132,39 +146,41 @@ def survival(runs: xr.Dataset) -> stats.CensoredData:
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
     """The collapse, its prediction, the order of the layers, the escapes of each depth, and the first layer."""
-    depths, rates = axes(dataset)
     found: list[Finding] = []
-    for rate in rates[::-1]:
-        deep = [cell(dataset, depth, rate) for depth in depths[-2:]]
-        low = np.concatenate([runs.soon.values for runs in deep])
-        what = f"η = {rate:g}: mean of the last hidden layer at step {SOON}, the deepest two, every seed"
+    cells = {
+        pair: {depth: runs for depth in deep(dataset) if (runs := cell(dataset, depth, *pair)).seed.size}
+        for pair in conditions(dataset)
+    }
+    for pair, kinds in cells.items():
+        shown = list(kinds)[-2:]
+        low = np.concatenate([kinds[depth].soon.values for depth in shown])
+        what = f"{called(*pair)}: mean of the last hidden layer at step {SOON}, {_listed(shown)} layers, every seed"
         found.append(Finding.of(what, (0.0, COLLAPSED), every_seed(low)))
-    for rate in rates[::-1]:
-        for depth in depths[-2:]:
-            runs = cell(dataset, depth, rate)
-            if runs.seed.size:
-                found += _collapse(runs, f"{depth} layers, η = {rate:g}")
-    for rate in rates:
-        times = {
-            depth: survival(cell(dataset, depth, rate)) for depth in depths if cell(dataset, depth, rate).seed.size
-        }
-        for shallow, deeper in zip(list(times)[:-1], list(times)[1:], strict=True):
+    for pair, kinds in cells.items():
+        for depth in list(kinds)[-2:]:
+            found += _collapse(kinds[depth], f"{depth} layers, {called(*pair)}")
+    for pair, kinds in list(cells.items())[::-1]:
+        times = {depth: survival(runs) for depth, runs in kinds.items() if float(runs.steps) > SHORT}
+        for shallow, deeper in pairwise(times):
             p = float(stats.logrank(times[shallow], times[deeper], alternative="greater").pvalue)
             p = p if np.isfinite(p) else 1.0  # nobody has escaped
-            what = f"η = {rate:g}: {shallow} layers escape before {deeper}, p of the log-rank test (one-sided)"
+            what = f"{called(*pair)}: {shallow} layers escape before {deeper}, p of the log-rank test (one-sided)"
             found.append(Finding.of(what, (0.0, 0.01), Estimate(p, (p, p))))
         for depth in times:
-            runs = cell(dataset, depth, rate)
+            runs = kinds[depth]
             out = share(np.isfinite(runs.escape.values))
-            what = f"{depth} layers, η = {rate:g}: share of seeds that escape within {int(runs.steps)} updates"
+            what = f"{depth} layers, {called(*pair)}: share of seeds that escape within {int(runs.steps)} updates"
             found.append(Finding.of(what, (0.0, 0.5) if depth >= 5 else (0.5, 1.0), out))
             gone = runs.isel(seed=np.flatnonzero(np.isfinite(runs.escape.values)))
             if depth == 4 and gone.seed.size > 1:
-                first = gone.high.isel(layer=0)
-                rise = at_step(first, 2 * gone.escape) - at_step(first, gone.escape / 2)
-                what = f"4 layers, η = {rate:g}: rise of layer 1's 98th percentile, half to twice the time of escape"
+                rise = at_step(gone.high, 2 * gone.escape) - at_step(gone.high, gone.escape / 2)
+                what = f"4 layers, {called(*pair)}: rise of layer 1's 98th percentile, half to twice the time of escape"
                 found.append(Finding.of(f"{what} ({gone.seed.size} seeds)", (0.1, np.inf), every_seed(rise)))
     return found
+
+
+def _listed(depths: list[int]) -> str:
+    return " and ".join(map(str, depths))
 
 
 def _collapse(runs: xr.Dataset, name: str) -> list[Finding]:
@@ -191,34 +207,35 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     """(a, b) the layers of a run of four layers and of one of five, (c) survival on the plateau, (d) the collapse."""
     figure, panels = plots.figure(2, 2, "Sigmoid networks: the top layer collapses; the deeper, the longer it stays")
     (one, other), (curves, collapse) = panels
-    depths, rates = axes(dataset)
-    epochs = float(np.atleast_1d(dataset.batch)[0]) / (CLASSES * float(np.atleast_1d(dataset.per_class)[0]))
+    depths, pairs = deep(dataset), conditions(dataset)
+    epochs = pairs[0][0] / (CLASSES * float(np.atleast_1d(dataset.per_class)[0]))
     for panel, letter, depth in ((one, "a", depths[-2:][0]), (other, "b", depths[-1])):
-        runs = cell(dataset, depth, rates[-1])
+        runs = cell(dataset, depth, *pairs[0])
         if runs.seed.size:
             order = np.argsort(np.nan_to_num(runs.escape.values, nan=np.inf))
             shown = runs.isel(seed=int(order[len(order) // 2]))
             _layers(panel, shown, epochs)
-        panel.set_title(f"{letter}  {depth} layers, η = {rates[-1]:g}, one seed: mean ± deviation")
+        panel.set_title(f"{letter}  {depth} layers, η = {pairs[0][1]:g}, one seed: mean ± deviation")
     for number, depth in enumerate(depths):
-        for rate, style in zip(rates, ("-", ":", "--", "-."), strict=False):
-            runs = cell(dataset, depth, rate)
+        for pair, style in zip(pairs, ("-", ":", "--", "-."), strict=False):
+            runs = cell(dataset, depth, *pair)
             if runs.seed.size:
                 left = stats.ecdf(survival(runs)).sf
                 times = np.r_[40.0, left.quantiles, float(runs.steps)]
                 share_left = np.r_[1.0, left.probabilities, left.probabilities[-1:]]
-                label = f"{depth} layers, η = {rate:g}"
+                label = f"{depth} layers, η = {pair[1]:g}"
                 curves.step(times, share_left, where="post", color=f"C{number}", linestyle=style, label=label)
-        runs = cell(dataset, depth, rates[-1])
+    for number, pair in enumerate(pairs):
+        runs = cell(dataset, depths[-2:][0], *pair)
         if runs.seed.size:
-            late = runs.isel(step=slice(1, None))
-            plots.seeds(collapse, late.top.transpose("seed", "step"), f"{depth} layers", color=f"C{number}")
+            early = runs.isel(step=slice(1, None)).dropna("step", subset=["predicted"])
+            plots.seeds(collapse, early.top.transpose("seed", "step"), called(*pair), color=f"C{number}")
             named = None if number else "descent on L + (η/4B) tr Cov, with F"
-            plots.theory(collapse, late.step, late.predicted.median("seed"), named)
+            plots.theory(collapse, early.step, early.predicted.median("seed"), named)
     curves.set(title="c  still on the plateau (Kaplan–Meier)", xlabel="updates", ylabel="share of seeds", xscale="log")
     curves.set_ylim(-0.03, 1.05)
-    collapse.set(title=f"d  the collapse, η = {rates[-1]:g}", xlabel="updates", ylabel="mean of the last hidden layer")
-    collapse.set(xscale="log", yscale="log")
+    collapse.set(title=f"d  the collapse, {depths[-2:][0]} layers", xlabel="updates")
+    collapse.set(xscale="log", yscale="log", ylabel="mean of the last hidden layer")
     for panel in panels.flat:
         plots.legend(panel)
     return figure
@@ -238,20 +255,19 @@ def _layers(panel: plots.Axes, run: xr.Dataset, epochs: float) -> None:
     panel.set(xlabel="epoch", ylabel="output of the hidden units", xscale="log", ylim=(-0.05, 1.15))
 
 
+NAMES = ("depth", "learning_rate", "batch", "steps")
+SLOWER = [(4, 0.1, 10, LONG), (4, 0.3, 10, LONG), (4, 1.0, 100, SHORT)]
 experiment = Experiment(
     simulate=simulate,
     compare=compare,
     findings=findings,
     draw=draw,
-    design={"seeds": 8, "depth": (3, 4, 5), "learning_rate": (0.5, 1.0)},
-    smoke={"seeds": 2, "depth": (4,), "learning_rate": (1.0,), "steps": 1200, "per_class": 50},
+    design={"seeds": 8, NAMES: [*product((3, 4, 5), (0.5, 1.0), (10,), (LONG,)), *SLOWER]},
+    smoke={"seeds": 2, NAMES: [(4, 1.0, 10, 1200)], "per_class": 50},
     paper={
         "seeds": 10,
-        "depth": (3, 4, 5),
-        "learning_rate": (0.1, 0.3, 0.5, 1.0),
-        "batch": (10, 100),
+        NAMES: list(product((3, 4, 5), (0.1, 0.3, 0.5, 1.0), (10, 100), (100_000,))),
         "width": 100,
-        "steps": 100_000,
     },
     control={"batch": 200},
     precision="float32",
