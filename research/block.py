@@ -98,8 +98,8 @@ class Block:
         if not self._resumed(kept):
             self._arrange(np.arange(self.runs), self.runs)
             self.carry = self._call("start", None, ())
-        unkept, began, slots = 0.0, self.taken, int(self.batches.sum()) * self.layout.lanes
-        self.ahead = slots * (total - began)
+            self.ahead = int(self.batches.sum()) * self.layout.lanes * total
+        unkept = 0.0
         while self.record < len(self.at) and processes.agreed(float(self.live.any())):
             target = min(total, self.taken + self._steps())
             last = int(np.searchsorted(self.at, target, side="right"))
@@ -229,7 +229,7 @@ class Block:
         """Keep all that the block needs to go on."""
         if kept is None:
             return
-        header = [*_signature(self.machine.layout), self.layout.lanes, self.record, self.taken]
+        header = [*_signature(self.machine.layout), self.layout.lanes, self.record, self.taken, self.steps, self.ahead]
         arrays = {"header": np.array(header), "strides": self.strides.copy()}
         own = {"slots": self.slots, "batches": self.batches}
         own |= {f"leaf-{i}": _bytes(local(leaf)) for i, leaf in enumerate(jax.tree.leaves(self.carry))}
@@ -241,8 +241,10 @@ class Block:
         signature = _signature(self.layout)
         if stored is None or stored["header"][: len(signature)].tolist() != signature:
             return False
+        if len(stored["header"]) != len(signature) + 5:  # of a version that kept something else
+            return False
         part = processes.share(len(stored["slots"]))
-        lanes, self.record, self.taken = map(int, stored["header"][len(signature) :])
+        lanes, self.record, self.taken, self.steps, self.ahead = map(int, stored["header"][len(signature) :])
         self.layout = self.layout._replace(lanes=lanes)
         self.strides = stored["strides"].copy()
         self.slots, self.batches = stored["slots"][part], stored["batches"][processes.share(len(stored["batches"]))]

@@ -197,9 +197,13 @@ def counted(dataset: Any) -> tuple[int, int]:
 
 
 def spared(dataset: Any) -> str:
-    """In words, the share of its steps that a sweep did not take since runs had ended; empty below half a percent."""
+    """In words, the share of its steps that a sweep did not take since runs had ended.
+
+    Empty below half a percent, and where it is not known for all runs, some being of an earlier sweep.
+    """
     facts = json.loads(dataset.attrs["provenance"])
-    share = 1 - facts["steps"] / facts["steps_ahead"] if facts.get("steps_ahead") else 0.0
+    known = facts.get("steps_ahead") and not facts.get("runs_reused")
+    share = 1 - facts["steps"] / facts["steps_ahead"] if known else 0.0
     return f"{100 * share:.0f} % of the steps spared by runs that ended early" if share >= 0.005 else ""
 
 

@@ -58,11 +58,8 @@ class Work:
         self.laid: dict[int, layout.Layout] = {}
         self.facts: dict[str, Any] = {
             "cells": len(parts),
-            "cells_reused": 0,
-            "compile_seconds": 0.0,
-            "run_seconds": 0.0,
-            "steps": 0,
-            "steps_ahead": 0,
+            **dict.fromkeys(("cells_reused", "runs_reused", "steps", "steps_ahead"), 0),
+            **dict.fromkeys(("compile_seconds", "run_seconds"), 0.0),
         }
 
     def __enter__(self) -> "Work":
@@ -92,7 +89,9 @@ class Work:
         cell, address = self.planned.cells[number], self.addresses[number]
         done = self._stored(number, put)
         missing = _gaps(done, *self.parts[number])
-        self.done += sum(last - first for first, last in done)
+        reused = sum(last - first for first, last in done)
+        self.facts["runs_reused"] += reused
+        self.done += reused
         self.facts["cells_reused"] += not missing
         if missing and not self.missing[number]:  # what was stored could not be read
             self.missing[number] = missing

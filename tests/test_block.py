@@ -123,10 +123,13 @@ def test_a_block_goes_on_from_any_state_that_was_kept(simulate, axes, lanes, dev
     with layout.precision("float64"):
         whole = made().computed(lambda share: None)
         monkeypatch.setattr(Block, "_steps", lambda block: 3)
-        made().computed(lambda share: None, Kept(lambda: None, states.append, 0.0))
+        first = made()
+        first.computed(lambda share: None, Kept(lambda: None, states.append, 0.0))
         assert len(states) > 2
         for state in states:
-            resumed = made().computed(lambda share: None, Kept(functools.partial(dict, state), states.append, 1e9))
+            again = made()
+            resumed = again.computed(lambda share: None, Kept(functools.partial(dict, state), states.append, 1e9))
+            assert (again.steps, again.ahead) == (first.steps, first.ahead)
             assert resumed.keys() == whole.keys()
             for name, values in whole.items():
                 np.testing.assert_array_equal(resumed[name], values)

@@ -48,9 +48,10 @@ def test_bands_are_written_for_a_reader(ends, written):
 @pytest.mark.parametrize(
     ("facts", "told"),
     [
-        ({"steps": 25, "steps_ahead": 100}, "75 % of the steps spared by runs that ended early"),
-        ({"steps": 100, "steps_ahead": 100}, ""),
-        ({"steps": 0, "steps_ahead": 0}, ""),
+        ({"steps": 25, "steps_ahead": 100, "runs_reused": 0}, "75 % of the steps spared by runs that ended early"),
+        ({"steps": 25, "steps_ahead": 100, "runs_reused": 8}, ""),
+        ({"steps": 100, "steps_ahead": 100, "runs_reused": 0}, ""),
+        ({"steps": 0, "steps_ahead": 0, "runs_reused": 4}, ""),
         ({}, ""),
     ],
 )

@@ -57,6 +57,7 @@ def test_only_what_is_missing_is_computed(path, compilations):
     more = sweep(growth, {**AXES, "limit": [5.0, 20.0, 10.0]}, seeds=2, store=path)
     assert facts(more)["cells"] == 3
     assert facts(more)["cells_reused"] == 2
+    assert facts(more)["runs_reused"] == 2 * more.diverged.size // 3
     assert more.limit.values.tolist() == [5.0, 20.0, 10.0]
     assert more.identical(sweep(growth, {**AXES, "limit": [5.0, 20.0, 10.0]}, seeds=2).assign_attrs(more.attrs))
     compilations.count = 0

@@ -136,7 +136,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         short = (decayed.limit - decayed.cost.isel(step=-1)).where(decayed.best)
         short = short.mean([each for each in short.dims if each not in ("seed", "tilt", "weight_decay")])
         power = slope(np.log(decayed.weight_decay), np.log(short.where(short > 0).transpose(..., "weight_decay")))
-        found.append(Finding.of("slope of ln(C − cost) on ln λ, each data of a seed", (0.95, 1.05), every_seed(power.T)))
+        said = "slope of ln(C − cost) on ln λ, each data of a seed"
+        found.append(Finding.of(said, (0.95, 1.05), every_seed(power.T)))
     worst = "relative distance of the cost to C − λn|g|², the worst of a seed's starts and step sizes"
     found.append(Finding.of(worst, (0.0, CLOSE), every_seed(per_seed(abs(decayed.deviation)))))
     below = "objective relative to the minimum that the oracle certifies, − 1, the lowest of a seed's runs"
