@@ -16,6 +16,11 @@ def parts(dataset: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
     return small.isel(feature=slice(int(small.features.max()))), edge
 
 
+def smallest_step(runs: xr.Dataset) -> xr.Dataset:
+    """The runs at the smallest learning rate among these, at every init_scale that has it."""
+    return select(runs, learning_rate=float(runs.learning_rate.min()))
+
+
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """(a) error against step size, (b, c) the gain's shape, (d) the identity, (e, f) the edge of stability."""
     figure, ((error, shape, ratio), (identity, coordinates, growth)) = plots.figure(
@@ -31,7 +36,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         style = {"label": "full batch" if batch in small.samples else f"batch {batch}", "color": f"C{number}"}
         flow = table(runs, "flow_error", "learning_rate")
         plots.seeds(error, table(runs, "error", "learning_rate") / flow, **style, marker="o", markersize=3)
-        middle = (table(runs, "predicted_error", "learning_rate") / flow).median("seed")
+        middle = (table(runs, "predicted_error", "learning_rate") / flow).median("seed", skipna=False)
         plots.theory(error, middle.learning_rate, middle, None if number else "theory from the gains")
         end = runs.sel(step=runs.steps)
         gain = averaged((end.gain / end.gain.mean("feature")).where(end.residual < NEAR), "seed", "feature")
@@ -39,26 +44,19 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         place = {"seed": gain.seed, "coordinate": 1 + np.arange(order.shape[1])}
         ranked = xr.DataArray(np.take_along_axis(gain.values, order, axis=1), place, ("seed", "coordinate"))
         plots.seeds(shape, ranked, **style)
-        slow = runs.isel({dimension: [0] for dimension in runs.ratio.dims if dimension != "seed"})
+        slow = smallest_step(select(small, batch=batch))
         plots.points(ratio, slow.first_ratio, slow.ratio, **style, alpha=1.0)
         rested = select(small, batch=batch)
-        for variable, marker in (("distance", "o"), ("shiftless_distance", "x"), ("plain_distance", "^")):
-            label = {"distance": style["label"], "shiftless_distance": "without shift", "plain_distance": "α alone"}[
-                variable
-            ]
-            shown = label if not number or variable == "distance" else None
-            plots.points(
-                identity, rested.learning_rate, rested[variable].clip(1e-16), shown, marker=marker, color=style["color"]
-            )
+        plots.points(identity, rested.learning_rate, rested.distance.clip(1e-16), **style)
+        for variable, marker in (("shiftless_distance", "x"), ("plain_distance", "^")):
+            rival = rested[variable].clip(1e-16)
+            plots.points(identity, rested.learning_rate, rival, marker=marker, color=style["color"])
     if edge.diverged.size:
         plots.points(
-            identity,
-            edge.learning_rate,
-            edge.distance,
-            f"full batch of {int(edge.samples.max())}",
-            marker="o",
-            color="C3",
+            identity, edge.learning_rate, edge.distance, f"full batch of {int(edge.samples.max())}", color="C3"
         )
+    for label, marker in (("any, without the shift", "x"), ("any, α alone", "^")):
+        identity.plot([], [], linestyle="none", marker=marker, markersize=3, color="0.4", label=label)
     last_runs = edge if edge.diverged.size else select(small, batch=batches[0], init_scale=alpha)
     largest_first = np.unique(last_runs.learning_rate.values)[::-1]
     for number, rate in enumerate(largest_first[:3]):
@@ -93,7 +91,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     for axes in (error, shape, ratio, identity):
         axes.set_yscale("log")
         plots.legend(axes)
-    plots.legend(identity, loc="lower left")
+    plots.legend(identity, loc="center left", bbox_to_anchor=(0.0, 0.58), ncols=2)
     for axes in (coordinates, growth):
         plots.legend(axes)
     identity.set_xlim(left=0.01)

@@ -1,17 +1,18 @@
-"""Model, strategy and algorithm: where one solution is best all algorithms find it, where many are they differ.
+"""Model, strategy and algorithm: where one solution is best all algorithms find it, where many are it decides which.
 
 Claim: On least squares (strategy) for a linear model, all algorithms end at the solution of the normal equations where
-the loss is strictly convex. With more weights than samples every interpolant is optimal, and each algorithm has
-its own: from zero gradient descent, the heavy ball, Newton's method, conjugate gradients and a direct solver end at
-X⁺y, of least l2 norm; gradient descent in other units at D Xᵀ(X D Xᵀ)⁺y; mirror descent with |w|^p at the least lp
-norm; from another start gradient descent ends at the interpolant nearest to it. Conjugate gradients take as many steps
-as the Hessian has rank, and lead through the best fits of the Krylov spaces. Steepest descent in l∞ (a sign descent)
-and in l1 (coordinate descent) fit as well, but not at the least norm of theirs, as is often said of them.
+the loss is strictly convex. With more weights than samples every interpolant is optimal, and the algorithm decides
+which is found, not every one another: from zero gradient descent, the heavy ball, Newton's method, conjugate gradients
+and a direct solver all end at X⁺y, of least l2 norm; gradient descent in other units at D Xᵀ(X D Xᵀ)⁺y; mirror descent
+with |w|^p at the least lp norm; from another start gradient descent ends at the interpolant nearest to it: four
+solutions for eight of the ten algorithms here. Conjugate gradients take as many steps as the Hessian has rank, and lead
+through the best fits of the Krylov spaces. Steepest descent in l∞ (a sign descent) and in l1 (coordinate descent) fit
+as well, but not at the least norm of theirs, as is often said of them.
 
 Source: model, strategy and algorithm are the three elements of statistical learning in Li 2012, "Statistical learning
-methods". Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246, on mirror descent, and on
-steepest descent in norms that are not quadratic, which on squared loss is decided by the step size as well. Hestenes &
-Stiefel 1952, "Methods of conjugate gradients for solving linear systems".
+methods". Gunasekar, Lee, Soudry & Srebro 2018, arXiv 1802.08246, on mirror descent, and on steepest descent in norms
+that are not quadratic, which on squared loss is decided by the step size as well. Hestenes & Stiefel 1952, "Methods of
+conjugate gradients for solving linear systems".
 
 Departure: Gaussian data, 20 weights, 80 samples against 10. Newton's method inverts the Hessian on its range. p = 1.5
 stands for a norm near l1. The direct solver is `jnp.linalg.lstsq`, whose answer is taken in the first step; conjugate
@@ -29,13 +30,12 @@ from jaxtyping import Array, Float
 
 from research import plots
 from research.dynamics import Run, log_spaced, start
-from research.experiment import Experiment, Finding
-from research.labels import first_arm, lift, norm, per_seed, select, sound
+from research.experiment import Experiment, Finding, Findings
+from research.labels import first_arm, lift, norm, select, sound
 from research.optimizers import coordinate_descent, mirror_descent, steepest_descent
 from research.oracles.krylov import krylov_fits
 from research.oracles.least_squares import minimum_l1_norm, minimum_l2_norm, minimum_linf_norm, null_component
 from research.oracles.power_norm import minimum_power_norm
-from research.statistics import every_seed
 
 REACHED = 1e-6  # relative distance at the end
 APART = 0.05  # the least relative distance between the solutions that are told apart
@@ -145,7 +145,9 @@ def simulate(
     observe = lambda state: Observables(jnp.stack([each.params for each in state]))
     hidden = jnp.where(used, X, jnp.nan)  # what is not used is padding to the oracles
     given = Given(hidden, jnp.where(used[:, 0], y, jnp.nan), initial, units)
-    return Run(state, step, observe, np.unique([*log_spaced(steps, 40), min(features, steps)]), given)
+    # every step to the largest rank, since conjugate gradients are compared with all Krylov spaces and at a run's rank
+    at = np.union1d(log_spaced(steps, 40), np.arange(min(features, steps) + 1))
+    return Run(state, step, observe, at, given)
 
 
 def weighted_solution(
@@ -192,37 +194,36 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
-    """With one solution; with many: they fit, they differ, each algorithm has its own, and two have not; when."""
-    found: list[Finding] = []
-
-    def add(what: str, band: tuple[float, float], runs: xr.Dataset, values: xr.DataArray, reduce: str = "max") -> None:
-        if runs.diverged.size:
-            found.append(Finding.of(what, band, every_seed(per_seed(values, reduce))))
-
+    """With one solution; with many: all fit, eight end where theory says, two not where it is said; and when."""
+    found = Findings()
+    add = found.add
     one, many = (
         select(dataset, samples=lambda count: count >= float(np.max(dataset.features))),
         select(dataset, samples=lambda count: count < float(np.max(dataset.features))),
     )
     at = lambda runs: runs.distances.sel(step=runs.steps)
-    judged = one if one.diverged.size else many
-    said = (
-        f"strictly convex: relative distance to the normal equations' solution, worst of {len(ALGORITHMS)} algorithms"
-    )
-    add(said, (0.0, REACHED), judged, at(judged).sel(solution="l2"))
+    judged, said = one, "strictly convex: relative distance to the normal equations' solution"
+    if not one.diverged.size:  # then X⁺y is one of many solutions, and all algorithms should not end there
+        judged, said = many, "many solutions, none strictly convex: relative distance to one of them, X⁺y"
+    add(f"{said}, worst of {len(ALGORITHMS)} algorithms", (0.0, REACHED), judged, at(judged).sel(solution="l2"))
     add(f"many solutions: ‖Xw − y‖/‖y‖, worst of {len(ALGORITHMS)} algorithms", (0.0, REACHED), many, many.misfit)
-    add("many solutions: relative distance between any two of theirs, least", (APART, np.inf), many, many.apart, "min")
+    said = "check, rivals apart: relative distance between any two of the six interpolants, least"
+    add(said, (APART, np.inf), many, many.apart, "min")
     for algorithm, solution in OWN.items():
         what = f"many solutions, {ALGORITHMS[algorithm]}: relative distance to {WORDS[solution]}"
         add(what, (0.0, REACHED), many, at(many).sel(algorithm=algorithm, solution=solution))
-    features = dataset.sizes["feature"]
-    if features in dataset.step:
-        at_rank = dataset.distances.sel(step=features, solution="l2")
-        what = f"after {features} steps, as many as weights: relative distance to X⁺y or the one solution, "
-        add(f"{what}conjugate gradients", (0.0, REACHED), dataset, at_rank.sel(algorithm="conjugate_gradients"))
+    features, last = dataset.sizes["feature"], int(np.min(dataset.steps))
+    long = select(dataset, samples=lambda count: min(count, features) <= last)
+    if long.diverged.size:
+        rank = np.minimum(long.samples, long.features).astype(int)
+        ranks = " and ".join(f"{value}" for value in np.unique(rank))
+        at_rank = long.distances.sel(step=rank, solution="l2")
+        what = f"after as many steps as the Hessian has rank ({ranks}): relative distance to X⁺y, "
+        add(f"{what}conjugate gradients", (0.0, REACHED), long, at_rank.sel(algorithm="conjugate_gradients"))
         slow = at_rank.sel(algorithm="gradient_descent")
-        add(f"{what}gradient descent, least", (REACHED, np.inf), dataset, slow, "min")
-    what = f"conjugate gradients: relative distance to the best fit of each Krylov space, largest of {features} steps"
-    add(what, (0.0, REACHED), dataset, dataset.astray)
+        add(f"{what}gradient descent, least", (REACHED, np.inf), long, slow, "min")
+    what = "conjugate gradients: relative distance to the best fit of each Krylov space, largest of the first"
+    add(f"{what} {min(features, last)} steps", (0.0, REACHED), dataset, dataset.astray)
     for algorithm, solution in SAID.items():
         what = f"many solutions, {ALGORITHMS[algorithm]}: distance to {WORDS[solution]} (as is said), least of a seed"
         add(what, (0.0, REACHED), many, at(many).sel(algorithm=algorithm, solution=solution), "min")
@@ -232,7 +233,7 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
 def draw(dataset: xr.Dataset) -> plots.Figure:
     """Distances (a) to the one solution, (b) to each algorithm's own of many, (c) of every algorithm to every one."""
     figure, ((one, own, table),) = plots.figure(
-        1, 3, "Where there are many solutions, the algorithm is part of the model", (5.0, 4.2)
+        1, 3, "Where there are many solutions, the algorithm is part of the model", (5.0, 4.6)
     )
     for number, (algorithm, words) in enumerate(ALGORITHMS.items()):
         line = "--" if algorithm in SAID else "-" if number < 7 else ":"
@@ -244,7 +245,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
                 runs = first_arm(runs).isel(step=slice(1, None))
                 solution = "l2" if axes is one else (OWN | SAID)[algorithm]
                 path = runs.distances.sel(algorithm=algorithm, solution=solution).clip(1e-16)
-                plots.seeds(axes, path, words if axes is one else None, **style)
+                plots.seeds(axes, path, words, **style)
     many = select(dataset, samples=lambda samples: samples < float(np.max(dataset.features)))
     if many.diverged.size:
         ends = many.distances.sel(step=many.steps).median(list(many.diverged.dims))
@@ -255,17 +256,20 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             if algorithm in OWN:
                 x = list(WORDS).index(OWN[algorithm])
                 square = (np.array([-0.5, 0.5, 0.5, -0.5, -0.5]) + x, np.array([-0.5, -0.5, 0.5, 0.5, -0.5]) + row)
-                plots.theory(table, *square, None if row else "its own", linestyle="-", linewidth=2)
-        table.set_xticks(range(len(WORDS)), list(WORDS), rotation=45)
+                plots.theory(table, *square, None if row else "theory", linestyle="-", linewidth=2)
+        table.set_xticks(range(len(WORDS)), ("l2", "nearest", "weighted", f"l{POWER:g}", "l∞", "l1"), rotation=45)
         table.set_yticks(range(len(ALGORITHMS)), [name.replace("_", " ") for name in ALGORITHMS])
         table.grid(False)
     for axes in (one, own):
         axes.axhline(REACHED, color="black", linestyle="--", linewidth=1.2, label="theory: 0 (judged at 1e-6)")
-        axes.set(xscale="log", yscale="log", xlabel="step", ylim=(1e-26 if axes is one else 1e-17, 30))
-    plots.legend(one, fontsize=7, loc="lower left", ncol=2)
+        axes.set(xscale="log", yscale="log", xlabel="step", ylim=(1e-17, 30))
+    named = one if len(one.get_legend_handles_labels()[1]) > 1 else own
+    figure.legend(*named.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     one.set(title="a  one solution: all agree", ylabel="relative distance to the solution")
-    own.set(title="b  many solutions: eight have their own", ylabel="relative distance to it (dashed: to what is said)")
-    table.set(title="c  who ends where", xlabel="interpolant of least …", ylabel="algorithm")
+    own.set(title="b  many solutions: eight end where theory says", ylabel="distance to theory's (dashed: as is said)")
+    table.set(
+        title="c  who ends where", xlabel="interpolant: norm that is least, or nearest to the start", ylabel="algorithm"
+    )
     return figure
 
 
