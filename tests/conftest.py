@@ -1,15 +1,33 @@
 """Two CPU devices, strict shapes, no windows, and annotations that are checked when a function is called."""
 
 import os
+import subprocess
 import sys
+
+# The workers load NumPy after this. Each has a core: further threads of BLAS would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-# At smoke size a sweep is nearly all compilation, and of that 40 % is spent on optimising the machine code.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# At smoke size a sweep is nearly all compilation. Machine code that is optimised less takes 60 % of the time, and by
+# jaxlib 0.10's older emitters 40 %; later versions are as quick without, and do not know the flag.
+QUICK = ("--xla_backend_optimization_level=1", "--xla_cpu_use_fusion_emitters=false")
+
+
+def accepted(*flags):
+    """XLA_FLAGS with these behind it, or "" where XLA does not know one of them, which ends the process that has it."""
+    flags = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+    started = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True
+    )
+    return flags if started.returncode == 0 else ""
+
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has what the process that started it found
+    os.environ["XLA_FLAGS"] = accepted(*QUICK) or accepted(*QUICK[:1]) or os.environ.get("XLA_FLAGS", "")
 CHECKED = ("data", "dynamics", "models", "observables", "optimizers", "statistics", "store")
 install_import_hook([f"research.{name}" for name in CHECKED], "beartype.beartype")
 

@@ -38,6 +38,9 @@ def test_it_is_discriminant_analysis_of_both_classes():
 def test_one_feature_and_its_limits():
     np.testing.assert_allclose(noisy_logistic_weights([1.0], [0.5]), [8.0])
     np.testing.assert_allclose(noisy_logistic_weights([1.0], [2.0]), [0.5])
+    for small in (0.2, 0.12, 0.05, 1e-3):  # what is misclassified lies far out
+        np.testing.assert_allclose(noisy_logistic_weights([0.6, 0.8], [small] * 2), [1.2 / small**2, 1.6 / small**2])
+    np.testing.assert_allclose(noisy_logistic_weights([1.0], [1e6]), [2e-12])
     np.testing.assert_array_equal(noisy_logistic_weights([0.0, 0.0], [1.0, 2.0]), 0)
     assert np.isnan(noisy_logistic_weights([1.0], [0.0])).all()
     assert np.isnan(noisy_logistic_weights([np.nan, 1.0], [1.0, 1.0])).all()

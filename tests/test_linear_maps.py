@@ -37,12 +37,11 @@ def test_clarity_is_that_of_the_maps_themselves():
             centred = values - values.mean(axis=0)
             across = centred.T @ (FLAT - AVERAGE) / 300
             share = decodable_share(centred.T @ centred / 300, across, np.trace(COVARIANCE))
-            if place:
-                assert found[place - 1][number] == pytest.approx(share, abs=1e-7)
+            assert found[place][number] == pytest.approx(share, abs=1e-7)
             power = np.sum(np.abs(np.fft.fft2(kind[:, number])) ** 2, axis=0)
             power[0, 0] = 0
             along = np.fft.fftfreq(kind.shape[-1], spacing)
-            assert found[2 + place][number] == pytest.approx(
+            assert found[3 + place][number] == pytest.approx(
                 np.sum(power * np.hypot(along[:, None], along)) / power.sum()
             )
 
@@ -60,6 +59,15 @@ def test_filters_of_ones_blur_like_the_receptive_field():
     fine, _, second = linear_maps(*ones, 16)
     white = noise(np.eye(256), 1)
     assert noise(second[0], 2) < noise(fine[0], 1) < white
+
+
+def test_a_convolution_of_one_map_blurs_its_spectrum_but_takes_nothing_from_what_can_be_read():
+    bell = np.outer([0.2, 1.0, 0.2], [0.2, 1.0, 0.2])
+    assert np.linalg.cond(padded_correlation(bell, 4)) < 100
+    found = linear_clarity(FIRST[..., :1], bell[:, :, None, None], COVARIANCE, AVERAGE)
+    np.testing.assert_allclose(found.second_share, found.pooled_share, rtol=1e-9)
+    assert 0.1 < found.second_share < 0.9
+    assert found.second_frequency < found.pooled_frequency
 
 
 def test_a_filter_of_one_weight_is_the_picture():

@@ -17,6 +17,9 @@ def test_digits_are_split_and_no_two_pixels_tie():
     assert held.train.shape == (1297, 8, 8)
     assert held.test.shape == (500, 8, 8)
     assert len(held.train_labels) == 1297
+    labels = np.concatenate([held.train_labels, held.test_labels])
+    # optdigits.names of the UCI repository, "Class Distribution" of the testing set
+    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert set(held.test_labels.tolist()) == set(range(10))
     assert np.unique(held.train).size == held.train.size
     with pytest.raises(ValueError, match="data is 'cats'"):

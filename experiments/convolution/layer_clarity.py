@@ -1,11 +1,11 @@
 """Maps of the second layer are less clear than those of the first: since they are smaller, and rectified.
 
 Claim: Seen as pictures, feature maps of a network's second convolution look less clear than those of the first. As
-numbers: a linear decoder reads less of the picture off one of them, and their spectrum lies at lower frequencies. Two
-controls tell why: the same network with random weights, and maps of the first layer pooled to the size of the second's.
-What a linear network of the same filters would lose, the blur of its receptive fields and of pooling by means, follows
-from the filters and the pictures' covariance without a run. A map of v values gives at most the share of the picture's
-variance that is in its v first principal components.
+numbers: a linear decoder reads less of the picture off one of them, and their spectrum lies at lower frequencies. Three
+controls tell why: random weights, maps of the first layer pooled to the size of the second's, and maps of the second
+before its ReLU. What is left in a linear network of the same filters, with pooling by means, follows from the filters
+and the pictures' covariance without a run. A map of v values gives at most the share of the picture's variance that is
+in its v first principal components.
 
 Source: A remark of courses on convolutional networks, beside pictures of feature maps. The bound: Eckart & Young 1936.
 That a network gives up information about its input in depth: Tishby & Zaslavsky 2015, arXiv 1503.02406.
@@ -14,11 +14,14 @@ Departure: "Clear" has no definition in those courses. Here it is the share of t
 linear decoder explains from one map, on the pictures learnt from (information of the order −ln(1 − R²)/2 where all is
 Gaussian), and the mean frequency of the map's power without its mean, in cycles a pixel of the picture. Maps are taken
 behind the ReLU, before pooling, 8 × 8 in the first layer and 4 × 4 in the second on digits; filters that are silent on
-all pictures are left out. Two thirds of the loss are those of pooling; random weights lose as much; and at one size the
-second layer has the higher frequencies, not the first. A linear network would lose half as much, all of it in pooling:
-what its second layer blurs, its many maps make good. What the second layer loses here is thus rectification's. That no
-map exceeds the principal components holds for any map: the row is a check of the decoder. The linear network takes the
-filters of the other, without biases, as they are before and after training; it is run, too, for a check of its theory.
+all pictures are left out. A blur that can be undone costs this share nothing, and a 3 × 3 convolution with zeros around
+is invertible but for exceptional filters: only pooling and the spectrum can show blur. Two thirds of the loss are there
+in layer 1 pooled; before its ReLU a map of layer 2, which sums several, says more than one of layer 1 pooled, not less;
+behind it, less. At one size layer 2 has the higher frequencies, not the lower. Random weights lose, too; whether as
+much, eight seeds do not tell. That no map exceeds the principal components holds for any map: the row is a check of the
+decoder. The linear network takes the filters of the other, before and after training; besides the ReLUs it lacks biases
+and pooling by the largest, so that its distance to the other has several causes. It is run, too, for a check of its
+theory.
 """
 
 from typing import Any, NamedTuple
@@ -41,7 +44,8 @@ from research.statistics import every_seed, over_seeds
 from research.vision import Data, learning, pictures
 
 LEARNT = 0.5  # a network below this accuracy has learnt nothing
-KINDS = ("layer 1", "layer 1 pooled", "layer 2")
+KINDS = ("layer 1", "layer 1 pooled", "layer 2 before ReLU", "layer 2")
+LINEAR = 3  # kinds of the linear network, whose second layer has no ReLU
 
 
 class Observables(NamedTuple):
@@ -51,9 +55,9 @@ class Observables(NamedTuple):
     within: Float[Array, "kind feature coarse other_coarse"]
     across: Float[Array, "kind feature coarse pixel"]
     centroid: Float[Array, "spectrum feature"]
-    linear_within: Float[Array, "kind feature coarse other_coarse"]
-    linear_across: Float[Array, "kind feature coarse pixel"]
-    linear_centroid: Float[Array, "spectrum feature"]
+    linear_within: Float[Array, "linear_kind feature coarse other_coarse"]
+    linear_across: Float[Array, "linear_kind feature coarse pixel"]
+    linear_centroid: Float[Array, "linear_spectrum feature"]
     first: Float[Array, "height width filter"]
     second: Float[Array, "height width filter deeper"]
     example: Float[Array, "feature row column"]
@@ -97,8 +101,8 @@ def simulate(
 ) -> Run:
     """A network learns; before and after, covariances of the first `seen` maps of each layer with the pixels.
 
-    "fine" are maps of the first layer, of the two coarse kinds the first is the same max-pooled, the second those of
-    the second layer; "linear" are those of a `LinearNetwork` of the same filters. `blurred` 1 pools the maps of the
+    "fine" are maps of the first layer; the coarse kinds are the same max-pooled and those of the second layer, before
+    and behind its ReLU; "linear" are those of a `LinearNetwork` of the same filters. `blurred` 1 pools the maps of the
     first layer to a quarter of their size before all that.
     """
     network, linear = ConvolutionalNetwork((features, features)), LinearNetwork((features, features))
@@ -123,23 +127,24 @@ def simulate(
 
     def measured(*kinds: Array) -> tuple[Array, Array, Array]:
         within, across = (jnp.stack(each) for each in zip(*map(moments, kinds[1:]), strict=True))
-        return within, across, jnp.stack([centroid(*each) for each in zip(kinds, (1, 2, 2), strict=True)])
+        return within, across, jnp.stack([centroid(*each) for each in zip(kinds, (1, 2, 2, 2), strict=False)])
 
     def observe(state: Descent) -> Observables:
         variables: Any = state.params
         outputs = layer_outputs(network, variables, images, ["convolution_0", "convolution_1"])
-        first, second = (jnp.maximum(output[..., :seen], 0) for output in outputs.values())
+        first, before = (output[..., :seen] for output in outputs.values())
+        first, second = jnp.maximum(first, 0), jnp.maximum(before, 0)
         quarter = jnp.repeat(jnp.repeat(halved(halved(first)), 4, axis=1), 4, axis=2)
         first = jnp.where(blurred > 0, quarter, first)
         pooled = halved(first)
         filters = {name: {"kernel": variables["params"][name]["kernel"]} for name in outputs}
         plain: Any = linear.apply({"params": filters}, images)
-        tops = jnp.stack([jnp.moveaxis(maps[0], -1, 0) for maps in (pooled, second)])
+        tops = jnp.stack([jnp.moveaxis(maps[0], -1, 0) for maps in (pooled, before, second)])
         example = jnp.moveaxis(first[0], -1, 0)
         return Observables(
             learner.accuracy(variables),
             *moments(first),
-            *measured(first, pooled, second),
+            *measured(first, pooled, before, second),
             *measured(*(maps[..., :seen] for maps in plain)),
             filters["convolution_0"]["kernel"][:, :, 0],
             filters["convolution_1"]["kernel"],
@@ -154,29 +159,32 @@ def simulate(
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """What can be read off each map, at most and in fact, and where its spectrum lies; silent filters are NaN.
 
-    `linear_share` (of the kinds of coarse maps) and `linear_frequency` are theory's for the linear network.
+    `linear_share` and `linear_frequency` are theory's for the three kinds of maps of the linear network.
     """
     total = xr.DataArray(np.einsum("...ii", dataset.covariance.values), dims=dataset.covariance.dims[:-2])
     fine = lift(decodable_share, *_named(dataset.fine_within, dataset.fine_across, "fine"), total)
     coarse = lift(decodable_share, *_named(dataset.within, dataset.across, "coarse"), total)
-    share = xr.concat([fine, coarse.isel(kind=0, drop=True), coarse.isel(kind=1, drop=True)], "map")
+    share = xr.concat([fine, *(coarse.isel(kind=i, drop=True) for i in range(coarse.sizes["kind"]))], "map")
     squares = dataset.within.transpose(..., "coarse", "other_coarse")
     trace = xr.DataArray(np.einsum("...ii", squares.values), dims=squares.dims[:-2])
-    alive = (trace.isel(kind=0) > 0) & (trace.isel(kind=1) > 0)
-    sizes = [dataset.sizes["fine"], dataset.sizes["coarse"], dataset.sizes["coarse"]]
+    alive = (trace > 0).all("kind")
+    sizes = [dataset.sizes["fine"], *[dataset.sizes["coarse"]] * 3]
     covariance = dataset.covariance
     bounds = [lift(principal_share, covariance, count=size) for size in sizes]
     centroid = dataset.centroid.rename(spectrum="map")
     theory = lift(linear_clarity, dataset["first"], dataset.second, covariance, dataset.average)
     some = lambda name: theory[name].rename({theory[name].dims[-1]: "feature"})[..., : dataset.sizes["feature"]]
-    linear_share = xr.concat([some("pooled_share"), some("second_share")], "kind")
-    linear_frequency = xr.concat([some("frequency"), some("pooled_frequency"), some("second_frequency")], "map")
+    linear_share, linear_frequency = (
+        xr.concat([some(f"{kind}{what}") for kind in ("", "pooled_", "second_")], "linear_map")
+        for what in ("share", "frequency")
+    )
     plain = lift(decodable_share, *_named(dataset.linear_within, dataset.linear_across, "coarse"), total)
-    ratio = dataset.linear_centroid.rename(spectrum="map") / linear_frequency
+    theirs = linear_share.isel(linear_map=slice(1, None)).rename(linear_map="linear_kind")
+    ratio = dataset.linear_centroid.rename(linear_spectrum="linear_map") / linear_frequency
     return dataset.assign(
         linear_share=linear_share,
         linear_frequency=linear_frequency,
-        linear_share_gap=abs(plain - linear_share),
+        linear_share_gap=abs(plain - theirs),
         linear_frequency_gap=abs(ratio - 1),
         share=share.where(alive),
         frequency=centroid.where(alive),
@@ -190,7 +198,7 @@ def _named(within: xr.DataArray, across: xr.DataArray, kind: str) -> tuple[xr.Da
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
-    """Layer 1 less layer 2: what can be read, frequency; with random weights; at one size; linear theory; the bound."""
+    """Layer 1 less layer 2: what can be read, frequency; random weights; at one size; ReLU; linear theory; bound."""
     end, begin = dataset.isel(step=-1), dataset.isel(step=0)
     learnt = end.accuracy > LEARNT
     found: list[Finding] = []
@@ -199,22 +207,27 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         found.append(Finding.of(what, band, over_seeds(per_seed(values.where(learnt), "mean"))))
 
     mean = lambda values: values.mean("feature")
-    level = [float(mean(end.share).isel(map=i).where(learnt).mean()) for i in range(3)]
-    less = lambda runs, i, name="share": mean(runs[name].isel(map=i) - runs[name].isel(map=2))
-    add(f"share of the picture read off a map, layer 1 ({level[0]:.2f}) less layer 2 ({level[2]:.2f})", less(end, 0))
+    level = [float(mean(end.share).isel(map=i).where(learnt).mean()) for i in range(4)]
+    less = lambda runs, i, name="share", j=-1: mean(runs[name].isel(map=i) - runs[name].isel(map=j))
+    add(f"share of the picture read off a map, layer 1 ({level[0]:.2f}) less layer 2 ({level[3]:.2f})", less(end, 0))
     add("the same with random weights, before training", less(begin, 0))
     add("the same trained less the same with random weights", less(end, 0) - less(begin, 0))
     add(f"layer 1 pooled to the size of layer 2 ({level[1]:.2f}) less layer 2", less(end, 1))
-    kinds = [mean(end.linear_share.isel(kind=i)) for i in range(2)]
-    add("the same in a linear network of these filters, theory: the blur of layer 2", kinds[0] - kinds[1])
+    add(f"layer 1 pooled less layer 2 before its ReLU ({level[2]:.2f})", less(end, 1, j=2))
+    add("layer 2 before its ReLU less the same behind it", less(end, 2))
+    linear = [mean(end.linear_share.isel(linear_map=i)) for i in range(LINEAR)]
+    what = "layer 1 pooled less layer 2, a linear network of these filters (theory); below 0 is what mixing maps adds"
+    add(what, linear[1] - linear[2])
     add("mean frequency, layer 1 less layer 2, cycles a pixel", less(end, 0, "frequency"))
     add("mean frequency, layer 1 pooled less layer 2, cycles a pixel", less(end, 1, "frequency"))
-    blurred = kinds[1], mean(end.linear_frequency.isel(map=2))
-    levels = [float(each.where(learnt).mean()) for each in blurred]
-    what = f"layer 2 of a linear network of these filters (theory: {levels[0]:.2f}), share less that of the network"
-    add(what, blurred[0] - mean(end.share.isel(map=2)))
-    what = f"mean frequency, layer 2 of the network, less that of the linear one (theory: {levels[1]:.2f})"
-    add(what, mean(end.frequency.isel(map=2)) - blurred[1])
+    spectrum = mean(end.linear_frequency.isel(linear_map=2))
+    levels = [float(each.where(learnt).mean()) for each in (linear[0], linear[2], spectrum)]
+    what = (
+        f"layer 2 of a linear network of these filters (theory: {levels[1]:.2f}, layer 1: {levels[0]:.2f}), share less"
+    )
+    add(f"{what} that of the network", linear[2] - mean(end.share.isel(map=-1)))
+    what = f"mean frequency, layer 2 of the network, less that of the linear one (theory: {levels[2]:.2f})"
+    add(what, mean(end.frequency.isel(map=-1)) - spectrum)
     checks = {
         "share, distance to theory": "linear_share_gap",
         "frequency over theory's, distance to 1": "linear_frequency_gap",
@@ -222,9 +235,9 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     for what, gap in checks.items():
         said = f"check, linear network as it is run: {what}, largest of a run"
         found.append(Finding.of(said, (0.0, 1e-9), every_seed(per_seed(dataset[gap]))))
-    components = int(dataset["values"].values[2])
+    components = int(dataset["values"].values[-1])
     what = f"check, layer 2: share over that of {components} principal components, the largest of a run"
-    add(what, (end.share / end.bound).isel(map=2).max("feature"), (0.0, 1.0))
+    add(what, (end.share / end.bound).isel(map=-1).max("feature"), (0.0, 1.0))
     return found
 
 
@@ -238,32 +251,34 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     small = run.smaller.transpose("kind", "feature", "half_row", "half_column").values
     large = run.example.transpose("feature", "row", "column").values
     rows = [np.repeat(run.subject.values[None], len(large), axis=0), *map(scaled, (large, *map(twice, small)))]
-    plots.tiles(maps, rows, ["picture", *KINDS], [False] * 4)
+    plots.tiles(maps, rows, ["picture", *KINDS], [False, False, False, True, False])
     maps.set(title="a  four maps of each kind", xlabel="filter, each over its largest value")
     ends = {"random weights": dataset.isel(step=0), "trained": dataset.isel(step=-1)}
     for number, (name, runs) in enumerate(ends.items()):
         for panel, variable in ((share, "share"), (spectrum, "frequency")):
             values = runs[variable].mean([each for each in runs[variable].dims if each not in ("seed", "map")])
-            for kind in range(3):
+            for kind in range(len(KINDS)):
                 column = values.isel(map=kind).values
                 place = np.full(len(column), kind + 0.15 * (2 * number - 1))
                 panel.plot(place, column, "o", color=f"C{number}", ms=4, alpha=0.6, label=None if kind else name)
     for number, runs in enumerate(ends.values()):
-        for panel, values, kinds in ((share, runs.linear_share, (1, 2)), (spectrum, runs.linear_frequency, (0, 1, 2))):
-            level = values.mean([each for each in values.dims if each not in ("kind", "map")])
-            for kind, height in zip(kinds, level.values, strict=True):
+        for panel, values in ((share, runs.linear_share), (spectrum, runs.linear_frequency)):
+            level = values.mean([each for each in values.dims if each != "linear_map"])
+            for kind, height in enumerate(level.values):
                 middle = kind + 0.15 * (2 * number - 1)
-                label = None if number or kind > kinds[0] else "linear network of the filters, theory"
+                label = None if number or kind else "linear network of the filters, theory"
                 plots.theory(panel, (middle - 0.12, middle + 0.12), (height,) * 2, label, linestyle="-", linewidth=2)
     bound = dataset.bound.mean([each for each in dataset.bound.dims if each != "map"])
-    for kind in range(3):
+    for kind in range(len(KINDS)):
         label = "principal components, as many" if not kind else None
         plots.theory(share, (kind - 0.35, kind + 0.35), (bound[kind],) * 2, label, linestyle=":")
     share.set(title="b  what can be read off one map", ylabel="share of the picture's variance", ylim=(0, 1.3))
     spectrum.set(title="c  where its spectrum lies", ylabel="mean frequency, cycles a pixel")
+    short = [kind.replace(" pooled", "\npooled").replace(" before ReLU", "\nbefore ReLU") for kind in KINDS]
     for panel in (share, spectrum):
         panel.set_xticks(
-            range(3), [f"{kind}\n{int(v)} values" for kind, v in zip(KINDS, dataset["values"].values, strict=True)]
+            range(len(KINDS)),
+            [f"{kind}\n{int(v)} values" for kind, v in zip(short, dataset["values"].values, strict=True)],
         )
         panel.set_xlabel("kind of map")
         plots.legend(panel, loc="upper right")

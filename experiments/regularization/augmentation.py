@@ -159,9 +159,9 @@ def fit(
     risk = ((weights - planted[:, None]) ** 2).sum(axis=0).mean()
     return Fit(
         gap=np.abs(w - exact).max() / size,
-        effect=np.abs(plain - exact).max() / size,
+        effect=np.abs(w - plain).max() / size,
         score=np.max(np.abs(w - exact) / errors),
-        rival=np.max(np.abs(plain - exact) / errors),
+        rival=np.max(np.abs(w - plain) / errors),
         asymmetry=np.abs(weights - weights[::-1]).max() / np.abs(weights).max(),
         risk=risk,
         risk_score=(risk - theory.mean) / theory.deviation * weights.shape[1] ** 0.5,
@@ -172,7 +172,12 @@ def fit(
 
 
 def compare(dataset: xr.Dataset) -> xr.Dataset:
-    """What `fit` measures at the end of each run, and discriminant analysis where the run is of a logistic unit."""
+    """What `fit` measures at the end of each run, and discriminant analysis where the run is of a logistic unit.
+
+    Raises ValueError for a logistic unit with fresh noise, which there is not.
+    """
+    if select(dataset, kind="fresh", logistic=lambda value: value > 0).diverged.size:
+        raise ValueError('logistic is above 0 with kind "fresh"; it takes "copies"')
     end = dataset.isel(step=-1)
     fitted = lift(fit, end.X, end.y, end.weights, end.planted, end.input_noise, end.mirrored, end.noise, end.steps)
     discriminant = lift(noisy_logistic_weights, end["mean"], end.deviation)
@@ -181,7 +186,7 @@ def compare(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign(fitted).assign(
         discriminant=discriminant,
         logistic_gap=abs(end.weights.isel(output=0) - discriminant).max("feature", skipna=False) / largest,
-        logistic_rival=abs(alike - discriminant).max("feature", skipna=False) / largest,
+        logistic_rival=abs(end.weights.isel(output=0) - alike).max("feature", skipna=False) / largest,
     )
 
 
@@ -197,12 +202,12 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
     if noisy.diverged.size:
         what = "noise, mean over it: largest distance of a weight to ridge of strength s², over the largest weight"
         add(what, (0.0, 1e-8), per_seed(noisy.gap))
-        add("… of the weights without noise, the least", (1e-3, np.inf), per_seed(noisy.effect, "min"))
+        add("… to the weights without noise, the least", (1e-3, np.inf), per_seed(noisy.effect, "min"))
     units = select(dataset, kind="copies", input_noise=positive, logistic=1.0)
     if units.diverged.size:
         what = "logistic unit, mean over the noise: largest distance of a weight to 2Σ⁻¹μ, over the largest weight"
         add(what, (0.0, 1e-6), per_seed(units.logistic_gap))
-        what = "… of 2μ over the mean variance, as if noise were alike in all features, the least"
+        what = "… to 2μ over the mean variance, as if noise were alike in all features, the least"
         add(what, (1e-3, np.inf), per_seed(units.logistic_rival, "min"))
     fresh = select(dataset, kind="fresh", input_noise=positive, mirrored=0.0)
     if fresh.diverged.size:
@@ -210,8 +215,8 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
         bound = float(-ndtri(CHANCE / 2 / places))
         what = f"fresh noise: largest distance of a weight's mean iterate to ridge in standard errors, of {places}"
         add(what, (0.0, bound), per_seed(fresh.score))
-        add("… of the weight without noise, the least run's", (bound, np.inf), per_seed(fresh.rival, "min"))
-    groups = select(dataset, kind="copies", input_noise=0.0)
+        add("… to the weights without noise, the least run's", (bound, np.inf), per_seed(fresh.rival, "min"))
+    groups = select(dataset, kind="copies", input_noise=0.0, logistic=0.0)
     pairs = select(groups, mirrored=0.5)
     if pairs.diverged.size:
         what = "mirrored copies: largest distance of a weight to least squares on the orbits' means, over the largest"
@@ -254,7 +259,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         if panel.lines:
             ends = np.array(panel.get_xlim())
             plots.theory(panel, ends, ends, words)
-    groups = select(dataset, kind="copies", input_noise=0.0)
+    groups = select(dataset, kind="copies", input_noise=0.0, logistic=0.0)
     for number, (share, label) in enumerate(((0.0, "inputs alone"), (0.5, "with mirrored copies"))):
         runs = select(groups, mirrored=share)
         if runs.diverged.size:

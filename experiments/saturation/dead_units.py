@@ -295,6 +295,6 @@ experiment = Experiment(
     design={"seeds": 8, AXES: ARMS},
     smoke={"seeds": 2, AXES: [("adam", rate, 2.0, 0.0) for rate in (0.02, 0.025)], "steps": 500, "width": 80},
     paper={"seeds": 30, AXES: ARMS, "width": 500, "steps": 20_000},
-    control={"learning_rate": 1e-3},
+    control={"learning_rate": (1e-3, 1.25e-3)},  # two, as in smoke, whose program it is
     precision="float32",
 )

@@ -1,8 +1,10 @@
-"""How clear the maps of a linear convolutional network are: its layers as matrices, its blur as a spectrum.
+"""How clear the maps of a linear convolutional network are: its layers as matrices, what they hold, their spectrum.
 
 The network: 3 × 3 convolutions (cross-correlations with zeros around) without bias or ReLU, mean-pooling of 2 × 2
 between the first and the second. Each map is a matrix times the picture, so that what can be read off it and where its
-spectrum lies follow from the pictures' moments alone.
+spectrum lies follow from the pictures' moments alone. An invertible matrix takes nothing from what can be read off: a
+3 × 3 convolution with zeros around is invertible but for exceptional filters, so that its blur shows in the spectrum
+only. The share of one map can rise from the first layer to the second, which sums several maps.
 """
 
 from typing import NamedTuple
@@ -22,6 +24,7 @@ class Clarity(NamedTuple):
     the mean frequency of the map's power without its mean, in cycles a pixel of the picture; NaN for a constant map.
     """
 
+    share: Float[np.ndarray, "filter"]
     pooled_share: Float[np.ndarray, "filter"]
     second_share: Float[np.ndarray, "deeper"]
     frequency: Float[np.ndarray, "filter"]
@@ -100,11 +103,11 @@ def linear_clarity(
     layers = linear_maps(first, second, size)
     void = [np.full(len(layer), np.nan) for layer in layers]
     if any(np.isnan(each).any() for each in (*layers, covariance, average)):
-        return Clarity(*void[1:], *void)
+        return Clarity(*void, *void)
     total = float(np.trace(covariance))
     seen = covariance + np.outer(average, average)
     shares = [
-        np.array([decodable_share(M @ covariance @ M.T, M @ covariance, total) for M in layer]) for layer in layers[1:]
+        np.array([decodable_share(M @ covariance @ M.T, M @ covariance, total) for M in layer]) for layer in layers
     ]
     frequencies = [
         np.array([mean_frequency(M @ seen @ M.T, spacing) for M in layer])
