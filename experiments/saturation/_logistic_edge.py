@@ -8,6 +8,8 @@ from scipy.special import ndtr
 
 from research.labels import table
 from research.oracles.activations import Activation, named
+from research.oracles.gaussian import gaussian_expectation
+from research.oracles.isometry import jacobian_spread
 from research.oracles.mean_field import edge_of_chaos, mean_field, saturation, variance_path
 from research.oracles.wide_layer import mean_square_slope
 from research.statistics import crossing
@@ -88,3 +90,34 @@ def error(runs: xr.Dataset, q: float) -> float:
     units = int(runs.width.min()) * layers_seen(runs) * runs.sizes["seed"]
     rare = np.exp(float(runs["shift"].max()) ** 2 / (2 * q))  # with a bias fewer units receive about nothing
     return float((max(3 * 36 / 140 * np.sqrt(2 * np.pi * q) * rare - 1, 0.0) / units) ** 0.5)
+
+
+def bound_error(runs: xr.Dataset, share: float) -> float:
+    """The same where growth is that share of its bound σ_w²/16: E φ'⁴ <= E φ'²/16 makes E φ'⁴/(E φ'²)² <= 1/share."""
+    units = int(runs.width.min()) * layers_seen(runs) * runs.sizes["seed"]
+    return float(((3 / share - 1) / units) ** 0.5)
+
+
+class Spread(NamedTuple):
+    """The variance of the squared singular values of some layers, and its standard deviation over networks."""
+
+    expected: float
+    deviation: float
+
+
+def orthogonal_spread(weight_scale: float, width: float, layers: int) -> Spread:
+    """That of logistic units without bias and orthogonal weights, with sampling errors to first order in 1/width.
+
+    Each layer adds about κ − 1, κ = m₄/m₂² of moments m_k over `width` slopes. With μ_k = E φ'^k its relative variance
+    is, by the delta method, [μ₈/μ₄² − 1 − 4(μ₆/(μ₄μ₂) − 1) + 4(κ − 1)]/width. To it comes that of √q, in which κ is
+    linear: q is σ_w² times a mean of φ² in [0, 1], whose variance is at most m(1 − m) for the mean m = q/σ_w².
+    NaN where an oracle is not certified.
+    """
+    function, q = shifted(0.0), mean_field("sigmoid", weight_scale**2, 0.0).q
+    moment = lambda power: gaussian_expectation(lambda u: function.slope(u) ** power, q, bends=function.bends)
+    second, fourth, sixth, eighth = (moment(power) for power in (2, 4, 6, 8))
+    kurtosis, mean = fourth / second**2, q / weight_scale**2
+    slopes = eighth / fourth**2 - 1 - 4 * (sixth / (fourth * second) - 1) + 4 * (kurtosis - 1)
+    relative = (slopes + (1 - mean) / (4 * mean)) / width
+    expected = float(jacobian_spread("sigmoid", q, width, True, layers)[-1])
+    return Spread(expected, float(kurtosis * (layers * relative) ** 0.5))

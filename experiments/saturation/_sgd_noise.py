@@ -31,6 +31,15 @@ def nulls(dataset: xr.Dataset) -> list[xr.Dataset]:
     return cells(dataset, batch=0, activation="sigmoid") + repeated
 
 
+def rivals(dataset: xr.Dataset, null: xr.Dataset) -> list[xr.Dataset]:
+    """The noisy cells of the same network, learning rate and samples as one that takes all samples at every step."""
+    if int(null.batch):
+        return []
+    noisy = cells(dataset, batch=lambda batch: batch > 0, **leading(dataset, "activation", "fresh"))
+    alike = lambda cell: (network_of(cell), float(cell.learning_rate), int(cell.per_class))
+    return [cell for cell in noisy if alike(cell) == alike(null)]
+
+
 def leading(dataset: xr.Dataset, *names: str) -> dict[str, Any]:
     """What the design names first of each of these parameters."""
     return {name: np.atleast_1d(dataset[name].values)[0].item() for name in names}
@@ -75,16 +84,17 @@ def silent_findings(dataset: xr.Dataset) -> list[Finding]:
                 what = f"{name}: ln-change of h, over that at B = {int(loud.batch)}"
                 found.append(Finding.of(what, (expected - width, expected + width), over_seeds(share_of)))
         learnt = lambda cell: cell.loss.values < np.log(cell.classes.values) / 2
-        rivals = [
-            cell
-            for cell in cells(last, batch=lambda batch: batch > 0, **leading(dataset, "activation", "fresh"))
-            if network_of(cell) == network_of(null) and cell.learning_rate == null.learning_rate
-        ]
-        if rivals and int(null.batch) == 0 and learnt(null).any():
-            what = f"{name}: share of seeds that learn (loss below ½ ln K)"
-            found.append(Finding.of(what, (0.5, 1.0), share(learnt(null))))
-            what = f"the same network and η, B = {int(rivals[0].batch)}: the same share"
-            found.append(Finding.of(what, (0.0, 0.5), share(learnt(rivals[0]))))
+        for cell, before in list(zip(rivals(last, null), rivals(dataset.sel(step=0), null), strict=True))[:1]:
+            beside = "{}, {} layers of {}, ".format(*network_of(cell)) + named(cell)
+            beside += f" of the same {int(cell.population.max())} samples"
+            if network_of(null) != network_of(ends[0]):  # there no prediction says that the layer falls
+                fallen = np.log(cell.top / before.top)
+                what = f"{beside}: ln(h at the end / h at the start), which falls, every seed"
+                found.append(Finding.of(what, (-np.inf, -square), every_seed(fallen)))
+            if learnt(null).any():
+                what = f"{name}: share of seeds that learn (loss below ½ ln K)"
+                found.append(Finding.of(what, (0.5, 1.0), share(learnt(null))))
+                found.append(Finding.of(f"{beside}: that share", (0.0, 0.5), share(learnt(cell))))
     return found
 
 

@@ -5,7 +5,7 @@ from itertools import cycle
 import numpy as np
 import xarray as xr
 
-from experiments.saturation._sgd_noise import cells, leading, named, network_of, nulls, standard_cells
+from experiments.saturation._sgd_noise import cells, leading, named, network_of, nulls, rivals, standard_cells
 from research import plots
 from research.labels import at_step, averaged, per_seed
 
@@ -47,7 +47,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         label = None if number else "first order (Smith et al.)"
         plots.theory(order, cell.step, cell.plain.median("seed"), label, linestyle=":")
     shown = 0
-    for cell in cells(dataset, batch=lambda batch: batch > 0, replacement=True, **leading(dataset, "fresh")):
+    usual = leading(dataset, "fresh", "per_class")
+    for cell in cells(dataset, batch=lambda batch: batch > 0, replacement=True, **usual):
         if str(cell.activation.values) == "tanh":
             plots.seeds(others, cell["size"].transpose("seed", "step"), f"tanh, mean |h|, {named(cell)}", color="0.6")
         elif network_of(cell) not in first:
@@ -55,10 +56,13 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
             plots.seeds(others, cell.top.transpose("seed", "step"), label, color=f"C{shown % 10}")
             plots.theory(others, cell.step, cell.predicted.median("seed"), None if shown else "prediction")
             shown += 1
-    for cell in silent:
-        if network_of(cell) not in first:
-            label = f"{described(cell)}, {named(cell)}"
-            plots.seeds(others, cell.top.transpose("seed", "step"), label, color="C6", linewidth=3)
+    for number, cell in enumerate(cell for cell in silent if network_of(cell) not in first):
+        color = f"C{number + 3}"
+        label = f"{described(cell)}, {named(cell)}"
+        plots.seeds(others, cell.top.transpose("seed", "step"), label, linewidth=3, color=color)
+        for rival in rivals(dataset, cell)[:1]:
+            label = f"the same, B = {int(rival.batch)} of them"
+            plots.seeds(others, rival.top.transpose("seed", "step"), label, linestyle=":", color=color)
     top = "mean output of the last hidden layer, h"
     fall.set(title="a  one curve for all η and B", xlabel="η²t/B  (all samples: η²t/10)", ylabel=top)
     ratio.axhline(1, color="black", linestyle="--", linewidth=1.2)
@@ -122,7 +126,8 @@ def page(dataset: xr.Dataset) -> str:
         plain = spread(per_seed(cell.plain_ratio))
         rows.append(f"{first}| {spread(per_seed(cell.ratio))} | {then:.3f} | {plain} |")
     said.append("\n".join(rows))
-    others = cells(last, activation="sigmoid", replacement=True, batch=lambda batch: batch > 0, fresh=1.0)
+    usual = leading(dataset, "per_class")
+    others = cells(last, activation="sigmoid", replacement=True, batch=lambda batch: batch > 0, fresh=1.0, **usual)
     others = [cell for cell in others if network_of(cell) != network_of(loud)]
     if others:
         words = [f"{described(cell)} ({named(cell)}): {spread(per_seed(cell.ratio))}" for cell in others]
@@ -130,24 +135,25 @@ def page(dataset: xr.Dataset) -> str:
     silent = list(zip(nulls(dataset.sel(step=0)), nulls(last), strict=True))
     if silent:
         head = (
-            "| network | without noise | h at the start | h at the end | loss at the end | of guessing | noisy loss |"
+            "| network | without noise | h at the start | h at the end | loss at the end | of guessing "
+            "| the same samples with noise: h at the end | loss at the end |"
         )
         rows = [
             "**Without noise** the layer does not follow: it stays, or moves either way as the network fits.\n",
             head,
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for before, cell in silent:
-            rival = [each for each in (*noisy, *others) if network_of(each) == network_of(cell)]
-            rival = [each for each in rival if each.learning_rate == cell.learning_rate]
-            beside = f"{mean(rival[0].loss):.3f} (B = {int(rival[0].batch)})" if rival else "–"
+            beside = "– | –"
+            for rival in rivals(last, cell)[:1]:
+                beside = f"{spread(per_seed(rival.top))} (B = {int(rival.batch)}) | {mean(rival.loss):.3f}"
             rows.append(
                 f"| {described(cell)} | {named(cell)} | {mean(before.top):.3f} | {spread(per_seed(cell.top))} "
                 f"| {mean(cell.loss):.3f} | {np.log(mean(cell.classes)):.3f} | {beside} |"
             )
         rows.append(
-            "\nWhere a network learns without noise and sits at the loss of guessing with it, noise has made the "
-            "plateau. A batch that is the same at every step is a small training set."
+            "\nWhere a network learns without noise and, on the same samples, sits at the loss of guessing with it, "
+            "noise has made the plateau. A batch that is the same at every step is a small training set."
         )
         said.append("\n".join(rows))
     farthest = lambda name: np.nanmax([abs(mean(cell[name]) - 1) for cell in (*noisy, *shuffled(last))])

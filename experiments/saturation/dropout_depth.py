@@ -8,13 +8,19 @@ Source: Schoenholz, Gilmer, Ganguli & Sohl-Dickstein 2017, "Deep information pro
 
 Departure: Bundled digits instead of MNIST, tanh networks of width 64 up to 32 layers instead of 300, σ_b² = 0.05, SGD
 with momentum 0.9 for 200 steps at the rate 0.2 over the number of layers. σ_w² is ρ times that of the edge of chaos,
-so that gradients neither grow nor vanish, and what fails is not they. Masks are drawn for all hidden layers but the
-last. A depth is trainable where half of 300 images trained on are right, without masks, between depths linear in ln L;
-networks that learn at all depths count with the deepest, those that learn at none with the shallowest. One mask for all
-images of a batch leaves equal images equal and has no finite ξ_c within a pass; yet it takes no deeper network: what is
-forgotten is what was learned under the mask before. With one mask for all steps, read with it, depth trains again.
+so that gradients neither grow nor vanish in theory, χ_1 = 1 (in training they are not recorded). Masks are drawn for
+all hidden layers but the last. A depth is trainable where half of 300 images trained on are right, without masks,
+between depths linear in ln L. Networks that learn at all depths give a lower bound, those that learn at none an upper
+one. Depths double, so that this is coarse: read so, the ratio falls as ξ_c grows, from 7.2 over 6.1 to 5.2, a power
+0.71 of ξ_c instead of 1; yet all nine accuracies fall along one curve of L/ξ_c, from 0.81 at 5.1 over 0.60 at 5.6 to
+0.19 at 7.0, as one number of ξ_c for all ρ would have it. That number is one of the budget: after 100 steps the ratios
+are 6.5, 5.5 and 4.9. One mask for all images of a batch leaves equal images equal and has no finite ξ_c within a pass;
+yet it takes no deeper network: we suppose that what was learned under the mask before is forgotten, which is not
+tested. With one mask for all steps depth trains again, read with that mask; without it the deepest network has not
+learned.
 
-Bands: of the paper's 6, 3 to 9, as in trainable_depth.
+Bands: of the paper's 6, 3 to 9, as in trainable_depth. Where accuracy falls suddenly between two depths, the place read
+is off by up to half their distance in ln L, and the slope on ln ξ_c by as much as such errors can add up to.
 """
 
 from itertools import product
@@ -35,7 +41,7 @@ from research.experiment import Experiment, Finding
 from research.labels import lift, select, sound, table
 from research.models import Stack, random_stack
 from research.oracles.mean_field import mean_field
-from research.statistics import crossing, every_seed, over_seeds, slope
+from research.statistics import Estimate, crossing, every_seed, over_seeds, slope
 
 BIAS_VARIANCE, EDGE = 0.05, 1.76096  # of the weights, without dropout
 FACTOR, BAND, HALF, SHOWN = 6.0, (3.0, 9.0), 0.5, 300
@@ -115,22 +121,43 @@ def correlation_scale(keep: float, shared: float) -> Depths:
 def compare(dataset: xr.Dataset) -> xr.Dataset:
     """What theory says of each network, and how it ends; a run that diverged has not learned."""
     dataset = sound(dataset)
-    end = dataset.accuracy.sel(step=dataset.steps).where(~dataset.diverged, 0.0)
-    masked = dataset.with_masks.sel(step=dataset.steps).where(~dataset.diverged, 0.0)
-    end = xr.where(dataset.shared > 1, masked, end)
-    return dataset.assign(lift(correlation_scale, dataset.keep, dataset.shared)).assign(end=end)
+    read = lambda name, step: dataset[name].sel(step=step).where(~dataset.diverged, 0.0)
+    plain, half = (read("accuracy", step) for step in (dataset.steps, dataset.steps // 2))
+    end = xr.where(dataset.shared > 1, read("with_masks", dataset.steps), plain)
+    return dataset.assign(lift(correlation_scale, dataset.keep, dataset.shared)).assign(end=end, plain=plain, half=half)
 
 
-def trainable_depth(runs: xr.Dataset) -> np.ndarray:
-    """In every seed the depth at which the accuracy falls through a half, or the end of the design on that side."""
-    ends = table(runs, "end", "depth")
-    logs = np.log(ends.depth.values)
-    found = []
+def trainable_depth(runs: xr.Dataset, variable: str = "end") -> np.ndarray:
+    """The depth from which on less than half is right: rows "at least" and "at most", seeds last.
+
+    The two are one where the accuracy falls through a half; a seed that learns at no depth of the design has (0, the
+    shallowest), one that learns at the deepest (that, ∞); (NaN, NaN) where an accuracy is not known.
+    """
+    ends = table(runs, variable, "depth")
+    depths, found = ends.depth.values, []
     for row in ends.values:
-        place = crossing(logs, -row, -HALF)
-        none = logs[0] if row[0] < HALF else logs[-1]
-        found.append(np.nan if np.isnan(row).any() else np.exp(none if np.isnan(place) else place))
-    return np.array(found)
+        place = float(np.exp(crossing(np.log(depths), HALF - row, np.nextafter(0.0, 1.0))))  # exactly half is learned
+        bounds = (0.0, depths[0]) if (row < HALF).all() else (depths[-1], np.inf)
+        found.append((np.nan,) * 2 if np.isnan(row).any() else bounds if np.isnan(place) else (place,) * 2)
+    return np.array(found).T
+
+
+def bounded(rows: np.ndarray) -> Estimate:
+    """The mean over seeds of numbers known as rows "at least" and "at most", its interval that of both."""
+    least, most = rows
+    low, high = over_seeds(least).interval[0], over_seeds(np.where(np.isinf(most), least, most)).interval[1]
+    return Estimate(float(np.mean(np.where(least > 0, least, most))), (low, np.inf if np.isinf(most).any() else high))
+
+
+def gain(own: dict[float, xr.Dataset]) -> np.ndarray:
+    """By how much more is right, in rows of pairs of networks, in the deeper one where it has fewer ξ_c."""
+    networks = [
+        (depth, depth / float(runs.scale.max(skipna=False)), table(runs, "end", "depth").sel(depth=depth).values)
+        for runs in own.values()
+        for depth in np.unique(runs.depth.values)
+    ]
+    pairs = [(one, other) for one in networks for other in networks if one[0] > other[0] and one[1] < other[1]]
+    return np.array([deep[2] - shallow[2] for deep, shallow in pairs])
 
 
 def arms(dataset: xr.Dataset) -> dict[tuple[float, float], xr.Dataset]:
@@ -145,21 +172,35 @@ def _values(dataset: xr.Dataset) -> tuple[list[float], list[float]]:
 
 
 def findings(dataset: xr.Dataset) -> list[Finding]:
-    """Trainable depth over ξ_c for each share, its order; no dropout; one mask for all images, and for all steps."""
+    """Trainable depth over ξ_c for each share, whether it is one number, and of what; no dropout; shared masks."""
     found: list[Finding] = []
     kinds = arms(dataset)
     own = {keep: runs for (keep, shared), runs in kinds.items() if not shared and keep < 1}
     depths = {keep: trainable_depth(runs) for keep, runs in own.items()}
     for keep, runs in sorted(own.items()):
-        scale = float(runs.scale.max(skipna=False))
-        ends = " and ".join(f"{each:.1f}" for each in (depths[keep].min(), depths[keep].max()))
-        what = f"ρ = {keep:g}: depth that trains over ξ_c = {scale:.2f} (between {ends} layers)"
-        found.append(Finding.of(what, BAND, over_seeds(depths[keep] / scale)))
+        scale, (least, most) = float(runs.scale.max(skipna=False)), depths[keep]
+        bounds = f"; {np.sum(least < most)} of {len(least)} seeds a bound" if (least < most).any() else ""
+        ends = f"χ_1 = {float(runs.chi.max()):.3f}; between {least.min():.1f} and {most.max():.1f} layers{bounds}"
+        what = f"ρ = {keep:g}: depth that trains over ξ_c = {scale:.2f} ({ends})".replace("inf", "∞")
+        found.append(Finding.of(what, BAND, bounded(depths[keep] / scale)))
     if len(own) > 2:
         scales = np.log([float(runs.scale.max()) for runs in own.values()])
-        rise = slope(scales, np.log(np.stack(list(depths.values()), axis=1)))
-        what = f"slope of ln(depth that trains) on ln ξ_c, {len(own)} ρ (1: so many ξ_c, whatever ρ)"
-        found.append(Finding.of(what, (0.5, 1.5), over_seeds(rise)))
+        least, most = np.moveaxis(np.array(list(depths.values())), 0, 2)
+        apart = abs(scales - scales.mean())
+        off = np.diff(np.log(np.unique(dataset.depth.values))).max() / 2 * apart.sum() / (apart**2).sum()
+        rise = slope(scales, np.log(np.where(least == most, least, np.nan)))  # bounds have none
+        what = f"slope of ln(depth that trains) on ln ξ_c, {len(own)} ρ (1: so many ξ_c, whatever ρ; read to {off:.2f})"
+        found.append(Finding.of(what, (float(1 - off), float(1 + off)), over_seeds(rise)))
+    if len(more := gain(own)):
+        what = f"{len(more)} pairs of networks: accuracy of the deeper, which has fewer ξ_c, above the other's, mean"
+        found.append(Finding.of(what, (0.0, np.inf), over_seeds(more.mean(axis=0))))
+    if own:
+        before = np.array([trainable_depth(runs, "half") for runs in own.values()])[:, ::-1]
+        with np.errstate(divide="ignore"):
+            grown = (np.array(list(depths.values())) / before).mean(axis=0)
+        steps = int(dataset.steps.max())
+        what = f"depth that trains after {steps} steps over that after {steps // 2}, mean of ρ (1: whatever the budget)"
+        found.append(Finding.of(what, (1.0, np.inf), bounded(grown)))
     for (keep, shared), runs in kinds.items():
         deepest = int(runs.depth.max())
         at_end = table(runs, "end", "depth").sel(depth=deepest).values
@@ -167,23 +208,36 @@ def findings(dataset: xr.Dataset) -> list[Finding]:
             what = f"without dropout: accuracy at {deepest} layers"
             found.append(Finding.of(what, (HALF, 1.0), every_seed(at_end)))
         elif shared:
-            what = f"ρ = {keep:g}, {MASKS[int(shared)]}: accuracy at {deepest} layers"
+            without = float(table(runs, "plain", "depth").sel(depth=deepest).median())
+            read = f"read with that mask ({without:.2f} without)" if shared > 1 else "read without masks"
+            what = f"ρ = {keep:g}, {MASKS[int(shared)]}: accuracy at {deepest} layers, {read}"
             found.append(Finding.of(what, (HALF, 1.0), every_seed(at_end)))
     return found
 
 
 def draw(dataset: xr.Dataset) -> plots.Figure:
-    """Accuracy by depth for each share kept, 6 ξ_c marked; trainable depth against ξ_c."""
-    figure, ((curves, depths),) = plots.figure(1, 2, "Dropout limits the depth that trains", (5.0, 3.8))
+    """Accuracy by depth for each share kept, 6 ξ_c marked; trainable depth against ξ_c; accuracy by depth over ξ_c."""
+    figure, ((curves, depths, one),) = plots.figure(1, 3, "Dropout limits the depth that trains", (4.7, 4.0))
     scales = []
     for number, ((keep, shared), runs) in enumerate(arms(dataset).items()):
         color, scale = f"C{number}", float(runs.scale.max())
         label = f"ρ = {keep:g}" + (f", {MASKS[int(shared)]}" if shared else "")
+        label += " (read with it)" if shared > 1 else ""
         plots.seeds(curves, table(runs, "end", "depth"), label, color=color, marker="o", markersize=3)
+        if shared > 1:
+            without = table(runs, "plain", "depth").median("seed")
+            curves.plot(without.depth, without, "--", color=color, linewidth=1.5, label="the same, read without masks")
         if keep < 1 and not shared:
             curves.axvline(FACTOR * scale, color=color, linestyle=":", linewidth=1.5)
-            seen = trainable_depth(runs)
-            depths.plot(np.full(seen.shape, scale), seen, "o", color=color, label=label, alpha=0.6)
+            least, most = trainable_depth(runs)
+            for marker, kind in (("o", least == most), ("^", np.isinf(most)), ("v", least == 0)):  # bounds: triangles
+                seen = np.where(least > 0, least, most)[kind]
+                name = label if marker == "o" else None
+                depths.plot(np.full(seen.shape, scale), seen, marker, color=color, label=name, alpha=0.6)
+            ends = table(runs, "end", "depth")
+            ends = ends.assign_coords(depth=ends.depth / scale)
+            plots.points(one, ends.depth.broadcast_like(ends), ends, color=color)
+            one.plot(ends.depth, ends.median("seed"), "o", color=color, markersize=8, label=label)
             scales.append(scale)
     curves.axhline(HALF, color="black", linestyle="--", linewidth=1.0, label="half; dotted: 6 ξ_c")
     curves.set(title="a  after training", xlabel="layers", ylabel="accuracy on images trained on", xscale="log")
@@ -195,8 +249,18 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         line = np.array([0.8 * min(scales), 1.25 * max(scales)])
         plots.theory(depths, line, FACTOR * line, "6 ξ_c")
         depths.fill_between(line, BAND[0] * line, BAND[1] * line, color="0.9", label="3 to 9 ξ_c")
+    one.axvspan(*BAND, color="0.9", label="3 to 9 ξ_c")
+    one.axvline(FACTOR, color="black", linewidth=1.5, label="6 ξ_c")
+    one.axhline(HALF, color="black", linestyle="--", linewidth=1.0)
+    one.set(title="c  all ρ by depth over ξ_c", xlabel="layers / ξ_c", ylabel="accuracy on images trained on")
+    one.set(xscale="log", ylim=(0, 1.03))
+    one.set_xticks((2, 3, 6, 9, 20), (2, 3, 6, 9, 20), minor=False)
     depths.set(title="b  against theory", xlabel="ξ_c (layers)", ylabel="depth that trains", xscale="log", yscale="log")
-    for axes in (curves, depths):
+    depths.set_yticks(layers, layers, minor=False)
+    depths.set_xticks(scales, [f"{each:.2f}" for each in scales], minor=False)
+    for axes in (depths, one):
+        axes.minorticks_off()
+    for axes in (curves, depths, one):
         plots.legend(axes)
     return figure
 
