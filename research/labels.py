@@ -4,6 +4,7 @@ The same string documents an array, is checked at run time in the tests, and bec
 annotated alike is lifted over every other axis of a dataset by name, with no axis arithmetic anywhere.
 """
 
+import functools
 import inspect
 import types
 import typing
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from jaxtyping import AbstractArray
+
+from research.cores import answers
 
 
 def dimensions(annotation: Any, owner: str) -> tuple[str, ...]:
@@ -51,7 +54,8 @@ def lift(oracle: Callable, *arguments: Any, **parameters: Any) -> Any:
     `arguments` are DataArrays (or plain values) that carry at least the dimensions of the oracle's own annotations;
     `parameters` are handed on as they are. Entries that are NaN throughout along a dimension are padding (cells of
     different size share one array): they are cut off before the call and put back after it, and where nothing but
-    padding is left the oracle is not asked and the answer is NaN. Equal inputs are asked once.
+    padding is left the oracle is not asked and the answer is NaN. Equal inputs are asked once, and where that takes
+    long, on all cores (`research.cores`).
     """
     hints = typing.get_type_hints(oracle, include_extras=True)
     names = list(inspect.signature(oracle).parameters)[: len(arguments)]
@@ -67,35 +71,37 @@ def lift(oracle: Callable, *arguments: Any, **parameters: Any) -> Any:
         if missing:
             raise ValueError(f"{called}({name}) needs the dimensions {core}, got {tuple(argument.dims)}")
 
-    known: dict[tuple, tuple[np.ndarray, ...]] = {}
+    distinct: dict[tuple, tuple[np.ndarray, ...]] = {}
 
-    def asked(*values: Any) -> tuple[np.ndarray, ...]:
-        arrays = tuple(map(np.asarray, values))
-        address = tuple((value.shape, value.tobytes()) for value in arrays)
-        if address not in known:
-            known[address] = _without_padding(oracle, cores, list(outputs.values()), arrays, parameters)
-        return known[address]
+    def noted(*values: Any) -> int:
+        return len(distinct.setdefault(_address(values), tuple(map(np.asarray, values))))
 
+    over: dict[str, Any] = {"input_core_dims": [list(core) for core in cores], "vectorize": True, "keep_attrs": False}
+    xr.apply_ufunc(noted, *arguments, **over)
+    one = functools.partial(_without_padding, oracle, cores, list(outputs.values()), parameters)
+    known = dict(zip(distinct, answers(one, list(distinct.values())), strict=True))
     single = len(outputs) == 1
     lifted = xr.apply_ufunc(
-        (lambda *values: asked(*values)[0]) if single else asked,
+        lambda *values: known[_address(values)][0] if single else known[_address(values)],
         *arguments,
-        input_core_dims=[list(core) for core in cores],
         output_core_dims=[list(core) for core in outputs.values()],
-        vectorize=True,
-        keep_attrs=False,
+        **over,
     )
     if not record:
         return lifted.rename(called) if isinstance(lifted, xr.DataArray) else lifted
     return xr.Dataset(dict(zip(outputs, (lifted,) if single else lifted, strict=True)))
 
 
+def _address(values: tuple) -> tuple:
+    return tuple((value.shape, value.tobytes()) for value in map(np.asarray, values))
+
+
 def _without_padding(
     oracle: Callable,
     cores: list[tuple[str, ...]],
     outputs: list[tuple[str, ...]],
-    values: tuple[np.ndarray, ...],
     parameters: Mapping[str, Any],
+    *values: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
     """The oracle's outputs on the arrays without their padding, padded back to the full sizes."""
     kept: dict[str, np.ndarray] = {}
@@ -117,9 +123,9 @@ def _without_padding(
         for core, value in zip(cores, values, strict=True)
     ]
     answer = oracle(*cut, **parameters)
-    answers = answer if len(outputs) > 1 or hasattr(answer, "_fields") else (answer,)
+    parts = answer if len(outputs) > 1 or hasattr(answer, "_fields") else (answer,)
     padded = []
-    for output, part in zip(outputs, answers, strict=True):
+    for output, part in zip(outputs, parts, strict=True):
         part = np.asarray(part, dtype=float)
         sizes = [kept[d].size if d in kept else part.shape[i] for i, d in enumerate(output)]
         whole = np.full(sizes, np.nan)
