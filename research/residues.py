@@ -33,11 +33,14 @@ def outputs(weights: Weights, X: Float[Array, "pair input"], activation: Activat
 def loss_and_trace(
     weights: Weights, X: Float[Array, "pair input"], y: Int[Array, "pair"], activation: Activation, objective: Objective
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return the mean loss, and mean c‖∂f‖², which bounds the curvature from which a rate may be taken.
+    """Return the mean loss, and mean c‖∂f‖², from which a rate may be taken.
 
     The cross-entropy in nats, c = 1 − p_y; or half the squared distance to the one-hot code, c = 1. ‖∂f‖² is by W1 over
-    all logits, φ'(sum)² W2² for each of the two codes that are 1, and by W2 of one logit alone, the units' squares, as
-    all p have the same. So it is up to p times less than the whole ‖∂f‖².
+    all logits, φ'(sum)² W2² for each of the two codes that are 1, and by W2 of one logit alone, the units' squares: the
+    p logits have weights of their own there. So it is up to p times less than the whole ‖∂f‖².
+
+    It bounds the largest eigenvalue of the Gauss–Newton part of the curvature, to a factor of 2 for cross-entropy: that
+    of diag(p) − pp' is at most 2(1 − p_y). The part with the network's second derivative is left out.
     """
     sums = X @ weights.first
     slopes = 2 * sums if activation == "quadratic" else (sums > 0).astype(sums.dtype)

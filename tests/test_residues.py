@@ -37,10 +37,15 @@ def test_the_loss_and_the_trace_are_those_of_the_jacobian(activation, objective)
     loss, trace = (float(part) for part in loss_and_trace(network(), X, y, activation, objective))
     logits = np.asarray(outputs(network(), X, activation), float)
     jacobian = jax.jit(jax.jacobian(lambda weights: outputs(weights, X, activation)))(network())
+    rows = np.concatenate([np.asarray(part, float).reshape(9, 3, -1) for part in jacobian], axis=2)
     by_first = (np.asarray(jacobian.first) ** 2).sum(axis=(1, 2, 3))
     by_last = (np.asarray(jacobian.last) ** 2).sum(axis=(2, 3))[:, 0]
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     right = chances[np.arange(9), y]
+    squares = (np.diag(each) - np.outer(each, each) for each in chances)
+    inner = np.stack([*squares]) if objective == "cross_entropy" else np.broadcast_to(np.eye(3), (9, 3, 3))
+    gauss_newton = np.einsum("nki,nkl,nlj->ij", rows, inner, rows) / 9
+    assert np.linalg.eigvalsh(gauss_newton)[-1] <= (2 if objective == "cross_entropy" else 1) * trace
     if objective == "cross_entropy":
         assert loss == pytest.approx(-np.log(right).mean(), rel=1e-4)
         assert trace == pytest.approx(((1 - right) * (by_first + by_last)).mean(), rel=1e-4)
