@@ -62,7 +62,8 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
         plots.seeds(others, cell.top.transpose("seed", "step"), label, linewidth=3, color=color)
         for rival in rivals(dataset, cell)[:1]:
             label = f"the same, B = {int(rival.batch)} of them"
-            plots.seeds(others, rival.top.transpose("seed", "step"), label, linestyle=":", color=color)
+            marked = {"linestyle": "none", "marker": "o", "markersize": 5, "markevery": 3, "markerfacecolor": "none"}
+            plots.seeds(others, rival.top.transpose("seed", "step"), label, color=color, zorder=4, **marked)
     top = "mean output of the last hidden layer, h"
     fall.set(title="a  one curve for all η and B", xlabel="η²t/B  (all samples: η²t/10)", ylabel=top)
     ratio.axhline(1, color="black", linestyle="--", linewidth=1.2)

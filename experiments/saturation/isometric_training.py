@@ -241,7 +241,7 @@ def draw(dataset: xr.Dataset) -> plots.Figure:
     against.set_xlabel("variance of squared singular values, theory")
     last = float(dataset.step.max())
     against.axhline(last, color="0.6", linestyle=":", linewidth=1.0)
-    against.annotate("not by the last step", (0.02, last), (0, 2), against.get_yaxis_transform(), "offset points")
+    against.annotate("not by the last step", (4.0, last), (0, 2), textcoords="offset points", ha="center", fontsize=7)
     against.set_ylim(top=1.8 * last)
     distances.set(title="c  theory", xlabel="layers", xscale="log", yscale="log")
     distances.set_ylabel("variance of squared singular values")
