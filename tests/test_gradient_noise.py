@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
+from research.oracles import gradient_moments
 from research.oracles import gradient_noise as oracle
 
 WIDTH, DEPTH, CLASSES, FEATURES = 4, 3, 3, 2
@@ -44,7 +45,7 @@ def difference(function, weights, step=1e-5):
 def test_the_squares_are_those_of_the_samples_gradients_by_differences():
     X, labels, weights = problem()
     each = difference(lambda w: losses(X, labels, w), weights)
-    loss, square, moment = oracle.moments(X, labels, weights, WIDTH, DEPTH)
+    loss, square, moment = gradient_moments.moments(X, labels, weights, WIDTH, DEPTH)
     assert loss == pytest.approx(losses(X, labels, weights).mean(), rel=1e-12)
     assert square == pytest.approx((each.mean(axis=1) ** 2).sum(), rel=1e-8)
     assert moment == pytest.approx((each**2).sum(axis=0).mean(), rel=1e-8)
@@ -53,8 +54,8 @@ def test_the_squares_are_those_of_the_samples_gradients_by_differences():
 @pytest.mark.parametrize("seed", range(3))
 def test_gradients_are_differences(seed):
     X, labels, weights = problem(seed)
-    found = oracle.gradients(X, labels, weights, WIDTH, DEPTH)
-    wanted = difference(lambda w: np.array(oracle.moments(X, labels, w, WIDTH, DEPTH)), weights)
+    found = gradient_moments.gradients(X, labels, weights, WIDTH, DEPTH)
+    wanted = difference(lambda w: np.array(gradient_moments.moments(X, labels, w, WIDTH, DEPTH)), weights)
     np.testing.assert_allclose(found, wanted.T, rtol=1e-5, atol=1e-8)
 
 
@@ -125,8 +126,8 @@ def test_the_flow_is_followed_by_short_steps(noise, kind):
     )
     way = [weights]
     for _ in range(15 * parts):
-        of_loss, of_square, of_moment = oracle.gradients(X, labels, way[-1], WIDTH, DEPTH)
-        pull = noise * factor(rate * oracle.moments(X, labels, way[-1], WIDTH, DEPTH)[2] / (CLASSES - 1))
+        of_loss, of_square, of_moment = gradient_moments.gradients(X, labels, way[-1], WIDTH, DEPTH)
+        pull = noise * factor(rate * gradient_moments.moments(X, labels, way[-1], WIDTH, DEPTH)[2] / (CLASSES - 1))
         way.append(way[-1] - rate / parts * (of_loss + rate / 4 * ((1 - noise) * of_square + pull * of_moment)))
     seen = [outputs(X, way[int(step) * parts])[0].mean() for step in steps]
     assert answer[1:] - answer[0] == pytest.approx(np.array(seen)[1:] - seen[0], rel=0.02)

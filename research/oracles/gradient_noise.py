@@ -14,27 +14,14 @@ equally frequent classes, tr C lies nearly all in the K − 1 directions in whic
 each with (1 + ‖h‖²)/K.
 """
 
-from collections.abc import Callable
-from itertools import pairwise
-from typing import NamedTuple
-
 import numpy as np
 from jaxtyping import Float
 
 from research.oracles import inputs
+from research.oracles.gradient_moments import forward, layer_shapes, one_hot, slopes_of
 
 BALANCE_BOUND = 1e-3
 TOLERANCE = 1e-6
-
-
-class _Slopes(NamedTuple):
-    """L, ‖∇L‖² and E‖g_i‖², ∇L, and the gradient of a sum of the two squares."""
-
-    loss: float
-    square: float
-    moment: float
-    of_loss: np.ndarray
-    of_squares: np.ndarray
 
 
 def top_activation(
@@ -73,8 +60,8 @@ def top_activation(
         raise ValueError(f"steps begin with {steps[:3]}; they have to increase, from 0 on")
     if np.isnan(batches) or not all(np.isfinite(each).all() for each in (X, labels, initial, steps, rate, noise)):
         return np.full(len(steps), np.nan)
-    targets = _targets(labels)
-    shapes = _shapes(X.shape[1], int(width), int(depth), targets.shape[1], len(initial))
+    targets = one_hot(labels)
+    shapes = layer_shapes(X.shape[1], int(width), int(depth), targets.shape[1], len(initial))
 
     square, directions = rate / 4 * (1 - noise), targets.shape[1] - 1
     factor = lambda moment: 1.0 if first_order else noise_factor(rate * moment / directions, batches)
@@ -82,15 +69,15 @@ def top_activation(
     shares = square, (lambda moment: rate / 4 * noise * factor(moment) if noise else 0.0)
 
     def function(weights: np.ndarray) -> float:
-        slopes = _slopes(X, targets, weights, shapes, shares)
+        slopes = slopes_of(X, targets, weights, shapes, shares)
         own = quad(factor, 0.0, slopes.moment)[0] if noise else 0.0
         return slopes.loss + square * slopes.square + rate / 4 * noise * own
 
-    if noise and not np.isfinite(factor(_slopes(X, targets, initial, shapes, shares).moment)):
+    if noise and not np.isfinite(factor(slopes_of(X, targets, initial, shapes, shares).moment)):
         return np.full(len(steps), np.nan)
 
     def field(_: float, state: np.ndarray) -> np.ndarray:
-        slopes = _slopes(X, targets, state[:-1], shapes, shares)
+        slopes = slopes_of(X, targets, state[:-1], shapes, shares)
         ascent = slopes.of_loss + slopes.of_squares
         return np.append(-ascent, ascent @ ascent)
 
@@ -108,7 +95,7 @@ def top_activation(
     first, final = function(initial), function(path[-1, :-1])
     if not abs(first - final - path[-1, -1]) <= BALANCE_BOUND * abs(first - final) + BALANCE_BOUND / 100:
         return np.full(len(steps), np.nan)
-    return np.array([_forward(X, at[:-1], shapes)[0][depth].mean() for at in path])
+    return np.array([forward(X, at[:-1], shapes)[0][depth].mean() for at in path])
 
 
 def noise_factor(relaxation: float, batches: float = np.inf) -> float:
@@ -136,34 +123,6 @@ def noise_factor(relaxation: float, batches: float = np.inf) -> float:
     return float((1 + bound) / (1 - relaxation / 2))
 
 
-def moments(
-    X: Float[np.ndarray, "sample feature"],
-    labels: Float[np.ndarray, "sample"],
-    weights: Float[np.ndarray, "parameter"],
-    width: int,
-    depth: int,
-) -> tuple[float, float, float]:
-    """Return L, ‖∇L‖² and E‖g_i‖² = E Σ_l ‖δ_l‖² (1 + ‖h_(l−1)‖²), whose difference is tr C.
-
-    Raises ValueError as `top_activation`.
-    """
-    slopes = _checked_slopes(X, labels, weights, width, depth, (0.0, lambda _: 0.0))
-    return slopes.loss, slopes.square, slopes.moment
-
-
-def gradients(
-    X: Float[np.ndarray, "sample feature"],
-    labels: Float[np.ndarray, "sample"],
-    weights: Float[np.ndarray, "parameter"],
-    width: int,
-    depth: int,
-) -> Float[np.ndarray, "function parameter"]:
-    """Return the gradients of those three. Raises ValueError as `top_activation`."""
-    first = _checked_slopes(X, labels, weights, width, depth, (1.0, lambda _: 0.0))
-    second = _checked_slopes(X, labels, weights, width, depth, (0.0, lambda _: 1.0))
-    return np.stack([first.of_loss, first.of_squares, second.of_squares])
-
-
 def scalar_activation(clock: Float[np.ndarray, "step"], strength: float, initial: float) -> Float[np.ndarray, "step"]:
     """Return h on dh/ds = −(S/2) h³ (1 − h)², s = `clock` = η²c t, S = `strength` = E‖p − y‖² (1 + ‖a‖²).
 
@@ -185,119 +144,3 @@ def scalar_activation(clock: Float[np.ndarray, "step"], strength: float, initial
         younger = age(middle) < wanted
         low, high = np.where(younger, low, middle), np.where(younger, middle, high)
     return np.where(np.isfinite(wanted), np.where(clock > 0, np.sqrt(low * high), start), np.nan)
-
-
-def _targets(labels: np.ndarray) -> np.ndarray:
-    if (labels < 0).any() or (labels != np.rint(labels)).any():
-        raise ValueError(f"labels has entries such as {labels.min():g}; it takes whole numbers from 0 on")
-    return np.eye(int(labels.max()) + 1)[labels.astype(int)]
-
-
-def _shapes(features: int, width: int, depth: int, classes: int, parameters: int) -> list[tuple[int, int]]:
-    sizes = [features, *[width] * depth, classes]
-    shapes = list(pairwise(sizes))
-    needed = sum((rows + 1) * columns for rows, columns in shapes)
-    if parameters != needed:
-        raise ValueError(f"initial has {parameters} entries; layers of {sizes} units have {needed} weights and biases")
-    return shapes
-
-
-def _checked_slopes(
-    X: object, labels: object, weights: object, width: int, depth: int, shares: tuple[float, Callable[[float], float]]
-) -> _Slopes:
-    X, labels = inputs.regression(X, labels)
-    weights, targets = inputs.array("initial", weights, 1), _targets(labels)
-    return _slopes(X, targets, weights, _shapes(X.shape[1], width, depth, targets.shape[1], len(weights)), shares)
-
-
-def _layers(weights: np.ndarray, shapes: list[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    layers, place = [], 0
-    for rows, columns in shapes:
-        middle, end = place + rows * columns, place + (rows + 1) * columns
-        layers.append((weights[place:middle].reshape(rows, columns), weights[middle:end]))
-        place = end
-    return layers
-
-
-def _forward(X: np.ndarray, weights: np.ndarray, shapes: list[tuple[int, int]]) -> tuple[list[np.ndarray], list]:
-    """Return the outputs of every layer, the inputs first and the logits last, and the layers."""
-    layers, outputs = _layers(weights, shapes), [X]
-    for kernel, bias in layers:
-        sums = outputs[-1] @ kernel + bias
-        outputs.append(1 / (1 + np.exp(-sums)) if len(outputs) < len(layers) else sums)
-    return outputs, layers
-
-
-def _slopes(
-    X: np.ndarray,
-    targets: np.ndarray,
-    weights: np.ndarray,
-    shapes: list[tuple[int, int]],
-    shares: tuple[float, Callable[[float], float]],
-) -> _Slopes:
-    """Backpropagation, and backpropagation through it for those shares of ‖∇L‖² and E‖g_i‖²."""
-    outputs, layers = _forward(X, weights, shapes)
-    logits, count = outputs.pop(), len(X)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    probabilities = np.exp(shifted)
-    total = probabilities.sum(axis=1, keepdims=True)
-    probabilities /= total
-    loss = float((np.log(total[:, 0]) - (shifted * targets).sum(axis=1)).mean())
-    errors, backward = [probabilities - targets], []  # δ_l of the layers from the last to the first, and Wᵀδ before φ'
-    for (kernel, _), hidden in zip(layers[:0:-1], outputs[:0:-1], strict=True):
-        backward.append(errors[-1] @ kernel.T)
-        errors.append(backward[-1] * hidden * (1 - hidden))
-    errors, backward = errors[::-1], backward[::-1]
-    slopes = [(hidden.T @ error / count, error.mean(axis=0)) for hidden, error in zip(outputs, errors, strict=True)]
-    lengths = [1 + (hidden**2).sum(axis=1, keepdims=True) for hidden in outputs]
-    sizes = [(error**2).sum(axis=1, keepdims=True) for error in errors]
-    # Both functions are Σ f(δ_l, h_(l−1)): here are the derivatives of their weighted sum by δ_l and by h_(l−1).
-    own = float(sum((size * length).mean() for size, length in zip(sizes, lengths, strict=True)))
-    square, moment = 2 * shares[0] / count, 2 * shares[1](own) / count
-    by_error = [
-        square * (hidden @ slope + shift) + moment * length * error
-        for hidden, (slope, shift), length, error in zip(outputs, slopes, lengths, errors, strict=True)
-    ]
-    by_output = [
-        square * error @ slope.T + moment * size * hidden
-        for error, (slope, _), size, hidden in zip(errors, slopes, sizes, outputs, strict=True)
-    ]
-    return _Slopes(
-        loss,
-        float(sum((slope**2).sum() + (shift**2).sum() for slope, shift in slopes)),
-        own,
-        _joined(slopes),
-        _joined(_through(outputs, layers, errors, backward, probabilities, by_error, by_output)),
-    )
-
-
-def _through(
-    outputs: list[np.ndarray],
-    layers: list,
-    errors: list[np.ndarray],
-    backward: list[np.ndarray],
-    probabilities: np.ndarray,
-    by_error: list[np.ndarray],
-    by_output: list[np.ndarray],
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The gradient of a function of the errors δ_l and outputs h_(l−1), back through both passes."""
-    found, by_sum, carried = [], [], by_error[0]
-    for number, (kernel, _) in enumerate(layers[1:]):
-        hidden = outputs[number + 1]
-        steep = hidden * (1 - hidden)
-        by_sum.append(carried * backward[number] * steep * (1 - 2 * hidden))
-        carried, before = by_error[number + 1] + (carried * steep) @ kernel, carried * steep
-        found.append(before.T @ errors[number + 1])
-    along = probabilities * (carried - (probabilities * carried).sum(axis=1, keepdims=True))
-    answer = []
-    for number in range(len(layers) - 1, -1, -1):
-        kernel, hidden = layers[number][0], outputs[number]
-        twice = found[number - 1] if number else 0.0
-        answer.append((hidden.T @ along + twice, along.sum(axis=0)))
-        if number:
-            along = (along @ kernel.T + by_output[number]) * hidden * (1 - hidden) + by_sum[number - 1]
-    return answer[::-1]
-
-
-def _joined(layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    return np.concatenate([part.ravel() for layer in layers for part in layer])
