@@ -1,11 +1,13 @@
 """The command line of a family of experiments."""
 
 import argparse
+import collections
+import functools
 import importlib
 import shlex
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,21 +80,17 @@ def _answered(packages: list[str], arguments: list[str], interruption: Interrupt
         part = parsed(options.shard) if options.shard else None
         jobs = [Job(package, name, design, changed, options.results, part) for package, name in chosen]
         _together(options)
-        plans = [_plan(job) for job in jobs]
+        queue = collections.deque((job, _plan(job)) for job in jobs)
     except Exception as problem:  # what `simulate` makes of a value that its signature cannot refuse
         report.error(str(problem) if isinstance(problem, (ValueError, TypeError)) else reason(problem, options.results))
         return 2
-    planned = list(zip(jobs, plans, strict=True))
-    report.plans([(job.name, job.described, plan) for job, plan in planned if not isinstance(plan, report.Unjudged)])
+    unsound = [job for job, plan in queue if isinstance(plan, report.Unjudged)]
+    report.plans([(job.name, job.described, plan) for job, plan in queue if job not in unsound])
     if options.dry_run:
-        return 1 if any(isinstance(plan, report.Unjudged) for plan in plans) else 0
+        return 1 if unsound else 0
     ended: list[report.Outcome | report.Unjudged] = []
     try:
-        for job, plan in planned:
-            if options.fail_fast and any(map(_unjudged, ended)):
-                ended.append(report.Unjudged(job.name, "--fail-fast: an experiment before it failed", "not run"))
-            else:
-                ended.append(plan if isinstance(plan, report.Unjudged) else _ended(job, options, interruption))
+        _carry_out(queue, ended, options, interruption)
     except Interrupted as interrupted:
         for place, job in enumerate(jobs[len(ended) :]):
             ended.append(report.Unjudged(job.name, str(interrupted), "not run" if place else "stopped"))
@@ -100,6 +98,28 @@ def _answered(packages: list[str], arguments: list[str], interruption: Interrupt
     finally:
         report.findings(ended)
     return 1 if any(map(_unjudged, ended)) else 0
+
+
+def _carry_out(queue: collections.deque, ended: list, options: argparse.Namespace, interruption: Interruption) -> None:
+    """Do the jobs in the queue, each with its plan, which then is dropped for it holds data; add what came of them."""
+    from research.ahead import Ahead
+    from research.store import Store
+
+    def meanwhile() -> None:
+        for job, plan in list(queue)[:1]:
+            if not (options.draw_only or options.shard or isinstance(plan, report.Unjudged)):
+                ahead.begin(plan, Store(job.path), options.memory)
+
+    with Ahead() as ahead:
+        while queue:
+            ahead.end()
+            job, plan = queue.popleft()
+            if options.fail_fast and any(map(_unjudged, ended)):
+                ended.append(report.Unjudged(job.name, "--fail-fast: an experiment before it failed", "not run"))
+            elif isinstance(plan, report.Unjudged):
+                ended.append(plan)
+            else:
+                ended.append(_ended(job, functools.partial(carry_out, job, plan, options, interruption, meanwhile)))
 
 
 def _unjudged(ended: Any) -> bool:
@@ -132,11 +152,11 @@ def _plan(job: Job) -> Any:
         return _failure(job, problem)
 
 
-def _ended(job: Job, options: argparse.Namespace, interruption: Interruption) -> report.Outcome | report.Unjudged:
+def _ended(job: Job, carried_out: Callable) -> report.Outcome | report.Unjudged:
     """What came of an experiment; a failed one does not take the others down."""
     began = time.perf_counter()
     try:
-        outcome = carry_out(job, options, interruption)
+        outcome = carried_out()
     except processes.ProcessLost:
         raise
     except Exception as problem:

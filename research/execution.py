@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from research import claims, processes, report
@@ -13,10 +13,17 @@ from research.job import Job, documentation
 from research.lock import held
 
 
-def carry_out(job: Job, options: argparse.Namespace, interruption: Interruption) -> report.Outcome | report.Unjudged:
+def carry_out(
+    job: Job,
+    planned: Any,
+    options: argparse.Namespace,
+    interruption: Interruption,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> report.Outcome | report.Unjudged:
     """The experiment's runs (or its stored result) judged; its files are written, its findings printed.
 
-    Of several processes only the first one judges and writes. A part of an experiment is computed, and not judged.
+    `planned` is the job's plan; `meanwhile` is called once its runs are done. Of several processes only the first one
+    judges and writes. A part of an experiment is computed, and not judged.
 
     Raises what the experiment raises, OSError where its files cannot be written, Locked while another process writes
     them, and Interrupted.
@@ -27,7 +34,8 @@ def carry_out(job: Job, options: argparse.Namespace, interruption: Interruption)
     with _writing(job):
         if job.part:
             return _computed(job, options, interruption)
-        swept = _swept(job, options, interruption)
+        swept = _swept(job, planned, options, interruption)
+        meanwhile()
         if not processes.first():
             if (said := processes.told(None)) is not None:
                 raise RuntimeError(said.decode())
@@ -120,32 +128,31 @@ def _computed(job: Job, options: argparse.Namespace, interruption: Interruption)
     return report.Unjudged(job.name, f"part {words} is computed; the parts are judged when they are merged", "part")
 
 
-def _swept(job: Job, options: argparse.Namespace, interruption: Interruption) -> Any:
+def _swept(job: Job, planned: Any, options: argparse.Namespace, interruption: Interruption) -> Any:
     """The experiment's runs, or its stored result."""
     from research import layout
-    from research.experiment import evaluate, planned
     from research.store import Store
+    from research.sweep import swept
 
-    experiment, store = job.experiment, Store(job.path, say=report.plain)
-    if caution := layout.caution(experiment.precision):
+    store = Store(job.path, say=report.plain)
+    if caution := layout.caution(planned.precision):
         report.plain(caution)
     if options.draw_only:
         stored = store.load()
         if stored is None:
             raise FileNotFoundError(f"there is no result at {job.path} that can be drawn")
         report.plain(f"drawn from {job.path}; nothing was run")
-        if stored.attrs["cells"].split() != planned(experiment).addresses():
+        if stored.attrs["cells"].split() != planned.addresses():
             report.plain(
                 "the experiment, or a version of what computes it, has changed since: run it to see its effect"
             )
         return stored[stored.attrs["swept"].split()]
-    alone = experiment._replace(compare=lambda swept: swept)
     how = {"fresh": options.fresh, "memory": options.memory, "checkpoint": options.checkpoint}
     with _progress(interruption) as progress:
-        swept = evaluate(alone, store=store, progress=progress, **how)
+        found = swept(planned, store=store, progress=progress, **how)
         if progress.runs == 0:
             report.plain(f"nothing has changed: read from {job.path}")
-    return swept
+    return found
 
 
 def _judged(job: Job, swept: Any, interruption: Interruption) -> report.Outcome:

@@ -11,8 +11,9 @@ import xarray as xr
 
 from research.labels import per_seed
 from research.layout import Precision
+from research.plan import Plan, plan
 from research.statistics import Estimate, every_seed
-from research.sweep import Plan, plan, sweep
+from research.sweep import sweep
 
 
 class Experiment(NamedTuple):

@@ -53,10 +53,11 @@ def _merged(
     name = str(group[0].facts["about"].get("name"))
     try:
         job = _job(packages, group[0], results)
-        parts.check(group, planned(job.experiment).addresses())
+        plan = planned(job.experiment)
+        parts.check(group, plan.addresses())
         parts.join(group, Store(job.path, say=report.plain))
         options = argparse.Namespace(draw_only=False, fresh=False, memory=None, checkpoint=30.0)
-        outcome = carry_out(job, options, interruption)
+        outcome = carry_out(job, plan, options, interruption)
     except Exception as problem:
         words = reason(problem, results)
         report.error(f"{name} is not merged: {words}")

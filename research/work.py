@@ -3,13 +3,11 @@
 import collections
 import contextlib
 import functools
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,15 +15,15 @@ import xarray as xr
 
 from research import assembly, cache, layout, processes
 from research.block import Block, Kept, Machine
-from research.piece import Decomposing
+from research.plan import Plan
 from research.store import Arrays
+from research.workshop import Workshop
 
 Put = Callable[[int, int, Arrays], None]
 Ranges = list[tuple[int, int]]
 PAYS = 10  # times what it took to compile a program must be ahead before other numbers of lanes are tried
 SHORT = 10.0  # seconds ahead for which none are
 GAIN = 0.95  # of the time is what another number of lanes must come down to
-PIECES = ("start", "advance")
 log = logging.getLogger("research")
 
 
@@ -47,15 +45,12 @@ class Work:
     """
 
     def __init__(
-        self, planned: Any, parts: Ranges, addresses: list[str], stored: xr.Dataset | None, options: Options
+        self, planned: Plan, parts: Ranges, addresses: list[str], stored: xr.Dataset | None, options: Options
     ) -> None:
         self.planned, self.parts, self.addresses, self.stored = planned, parts, addresses, stored
         self.options, self.place = options, options.place
         self.total = sum(last - first for first, last in parts)
         self.done, self.unsaved = 0, False
-        self.programs: dict[str, Callable] = {}
-        self.placed: dict[bytes, Any] = {}
-        self.laid: dict[int, layout.Layout] = {}
         self.facts: dict[str, Any] = {
             "cells": len(parts),
             **dict.fromkeys(("cells_reused", "runs_reused", "steps", "steps_ahead"), 0),
@@ -67,17 +62,18 @@ class Work:
         with contextlib.ExitStack() as stack:
             stack.enter_context(layout.precision(self.planned.precision))
             stack.enter_context(layout.single_threaded_decompositions())
-            self.remembered = json.loads(processes.told(json.dumps(cache.remembered()).encode()) or b"{}")
+            stack.callback(self.planned.programs.clear)
+            runs = [last - first for first, last in self.parts]
+            self.workshop = Workshop(self.planned, runs, self.options.lanes, self.options.memory)
             self.missing = [self._missing(number) for number in numbers]
-            self.askings = [cell.asking(self.planned.seeds) for cell in self.planned.cells]
             self.pool = ThreadPoolExecutor(1, "compilation")
             stack.callback(self.pool.shutdown, wait=False, cancel_futures=True)
             self.machines, self.givers = {}, {}
             for number in numbers:
                 if self.missing[number]:
-                    self.machines[number] = self._submitted(number, self.options.lanes)
+                    self.machines[number] = self._submitted(number)
                 if self.options.giving and self.planned.cells[number].program.shape.given:
-                    self.givers[number] = self.pool.submit(self._giver, number).result
+                    self.givers[number] = self.pool.submit(self.workshop.giver, number).result
             self.context = stack.pop_all()
         return self
 
@@ -95,7 +91,7 @@ class Work:
         self.facts["cells_reused"] += not missing
         if missing and not self.missing[number]:  # what was stored could not be read
             self.missing[number] = missing
-            self.machines[number] = self._submitted(number, self.options.lanes)
+            self.machines[number] = self._submitted(number)
         queue = collections.deque(missing)
         while queue:
             first, last = queue.popleft()
@@ -119,7 +115,7 @@ class Work:
 
     def given(self, number: int) -> assembly.Given:
         """What the cell's runs are given: distinct values by name, and which of them each (seed, point) has."""
-        runs, which = self.askings[number]
+        runs, which = self.workshop.askings[number]
         if not len(runs):
             return assembly.Given({}, which)
         machine = self.givers.pop(number)()
@@ -169,8 +165,8 @@ class Work:
             if (
                 self.options.lanes is None
                 and jax.default_backend() == "cpu"
-                and self._name(number) not in self.remembered
-                and self._decomposing(number) == "nothing"
+                and self.workshop.name(number) not in self.workshop.remembered
+                and self.workshop.decomposing(number) == "nothing"
                 and predicted > max(PAYS * processes.agreed(machine.seconds), SHORT)
             ):
                 machine = self._fastest(number, machine)
@@ -190,12 +186,13 @@ class Work:
         best, speed = machine, self._timed(number, machine)
         for factor in (4, 0.25):
             while not (factor < 1 and best.layout.lanes > machine.layout.lanes):
-                tried = self._built(number, max(1, int(best.layout.lanes * factor)))
+                tried = self.workshop.machine(number, max(1, int(best.layout.lanes * factor)))
+                self.facts["compile_seconds"] += tried.seconds
                 if tried.layout.lanes == best.layout.lanes or (seconds := self._timed(number, tried)) > GAIN * speed:
                     break
                 best, speed = tried, seconds
-        cache.remember(self._name(number), best.layout.lanes)
-        self.laid[number] = best.layout
+        cache.remember(self.workshop.name(number), best.layout.lanes)
+        self.workshop.laid[number] = best.layout
         return best
 
     def _computed(self, number: int, machine: Machine, first: int, last: int) -> Arrays:
@@ -228,63 +225,22 @@ class Work:
     def _block(self, number: int, machine: Machine, runs: np.ndarray) -> Block:
         return Block(machine, self.planned.cells[number].mapped(self.planned.keys, runs))
 
-    def _decomposing(self, number: int) -> Decomposing:
-        program = self.planned.cells[number].program
-        return max((getattr(program, name).decomposing for name in PIECES), key=get_args(Decomposing).index)
+    def _submitted(self, number: int) -> Callable[[], Machine]:
+        return self.pool.submit(self._machine, number).result
 
-    def _name(self, number: int) -> str:
-        """By what a measured number of lanes is remembered."""
-        return f"{self.planned.cells[number].program.advance.address} {layout.device()}"
-
-    def _submitted(self, number: int, lanes: int | None) -> Callable[[], Machine]:
-        return self.pool.submit(self._built, number, lanes).result
-
-    def _built(self, number: int, lanes: int | None) -> Machine:
-        """The cell's program, compiled; runs in a thread of its own, which needs the precision's context too."""
-        cell = self.planned.cells[number]
-        first, last = self.parts[number]
-        shape = cell.program.shape
-        began = time.perf_counter()
-        with layout.precision(self.planned.precision):
-            lanes = lanes or self.remembered.get(self._name(number))
-            laid = layout.laid(
-                max(1, last - first),
-                lanes,
-                cell.program.working_set,
-                shape.run_bytes,
-                self.options.memory,
-                self._decomposing(number),
-            )
-            self.laid[number] = laid
-            machine = Machine(cell.program, laid, self._compiled, PIECES, self.placed)
-        machine.seconds = time.perf_counter() - began
+    def _machine(self, number: int) -> Machine:
+        machine = self.workshop.machine(number)
         self.facts["compile_seconds"] += machine.seconds
         return machine
 
-    def _giver(self, number: int) -> Machine:
-        """The machine that tells what the cell's runs are given; there may be far fewer values than runs."""
-        program, runs = self.planned.cells[number].program, len(self.askings[number][0])
-        size = program.shape.given_bytes
-        with layout.precision(self.planned.precision):
-            decomposing = program.given.decomposing
-            laid = layout.laid(runs, self.options.lanes, size, size + 64, self.options.memory, decomposing)
-            return Machine(program, laid, self._compiled, ("given",), self.placed)
-
-    def _compiled(self, lowered: Any) -> Callable:
-        """The executable of what is lowered; programs that differ in nothing but their data share it."""
-        name = hashlib.sha256(lowered.as_text().encode()).hexdigest()
-        if name not in self.programs:
-            self.programs[name] = lowered.compile()
-        return self.programs[name]
-
     def _halve(self, number: int, problem: Exception) -> None:
         """Have the cell's program for half the lanes, if it is memory that was lacking; else raise the problem."""
-        lanes = self.laid[number].lanes
+        lanes = self.workshop.laid[number].lanes
         if not layout.exhausted(problem) or lanes == 1 or processes.count() > 1:
             raise problem
         log.warning("Out of memory with %d runs in flight on a device: going on with %d.", lanes, lanes // 2)
-        self.options = self.options._replace(lanes=lanes // 2)
-        self.machines[number] = self._submitted(number, lanes // 2)
+        self.workshop.lanes = lanes // 2
+        self.machines[number] = self._submitted(number)
 
 
 def _gaps(done: Ranges, first: int, last: int) -> Ranges:

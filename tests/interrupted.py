@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from research import layout
 from research.dynamics import Run
-from research.sweep import plan, sweep
+from research.plan import plan
+from research.sweep import sweep
 
 AXES = {"steps": [10, 30], "rate": (2.0, 3.0)}
 

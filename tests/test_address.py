@@ -5,8 +5,8 @@ from jaxtyping import Array, Float
 from simulations import Number
 
 from research.dynamics import Run
+from research.plan import plan
 from research.store import address
-from research.sweep import plan
 
 
 class Weights(NamedTuple):

@@ -10,7 +10,8 @@ from simulations import Number, Observables, regression
 
 from research.axes import grid, label, parameters
 from research.dynamics import Run
-from research.sweep import plan, sweep
+from research.plan import plan
+from research.sweep import sweep
 
 
 def simulate(

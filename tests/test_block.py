@@ -9,7 +9,8 @@ from simulations import Number, growth, regression, stochastic
 from research import layout
 from research.block import Block, Kept, Machine
 from research.dynamics import Run
-from research.sweep import plan, sweep
+from research.plan import plan
+from research.sweep import sweep
 
 RATES = tuple(np.linspace(0.1, 0.9, 10))
 

@@ -40,5 +40,5 @@ def test_what_a_call_raises_is_raised(worth):
         if number > 5:
             raise ValueError(f"number is {number}")
 
-    with pytest.raises(ValueError, match="number is 6"):
+    with pytest.raises(ValueError, match=r"number is ([6-9]|1[01])$"):  # whichever of them is asked first
         cores.answers(fails, [(number,) for number in range(12)])

@@ -5,8 +5,9 @@ import pytest
 from simulations import regression
 
 from research import parts
+from research.plan import plan
 from research.store import Store
-from research.sweep import plan, sweep, sweep_part
+from research.sweep import sweep, sweep_part
 
 AXES = {"learning_rate": (0.01, 0.02, 0.1), "features": [4, 3]}
 

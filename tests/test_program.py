@@ -6,7 +6,8 @@ from simulations import Number, Observables, growth, regression, stochastic
 from research import layout
 from research.block import Block
 from research.dynamics import Run
-from research.sweep import plan, sweep
+from research.plan import plan
+from research.sweep import sweep
 
 
 def bitwise(one, other):

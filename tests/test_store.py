@@ -13,8 +13,9 @@ import pytest
 import xarray as xr
 from simulations import formula, growth, regression
 
+from research.plan import plan
 from research.store import FORMAT, UNREADABLE, Store, read
-from research.sweep import plan, sweep
+from research.sweep import sweep
 
 HERE = Path(__file__).parent
 AXES = {"rate": (0.5, 0.9), "limit": [10.0, 20.0]}

@@ -9,7 +9,8 @@ import pytest
 import simulations
 from simulations import formula, growth, looped, regression, stochastic
 
-from research.sweep import plan, sweep
+from research.plan import plan
+from research.sweep import sweep
 
 engine = sys.modules["research.sweep"]  # `research.sweep` may also name the function
 

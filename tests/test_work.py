@@ -13,7 +13,8 @@ from simulations import growth, regression
 from research import cache, layout
 from research.block import Block
 from research.sweep import sweep
-from research.work import Work, _gaps
+from research.work import _gaps
+from research.workshop import Workshop
 
 HERE = Path(__file__).parent
 work = sys.modules["research.work"]
@@ -175,11 +176,11 @@ def test_a_disk_that_is_full_does_not_end_the_work(tmp_path, monkeypatch, caplog
 
 
 def test_programs_compile_while_earlier_ones_run(monkeypatch):
-    order, built, compute = [], Work._built, Block.computed
+    order, built, compute = [], Workshop.machine, Block.computed
 
-    def building(self, number, lanes):
+    def building(self, number, *lanes):
         order.append(f"begin {number}")
-        machine = built(self, number, lanes)
+        machine = built(self, number, *lanes)
         order.append(f"built {number}")
         return machine
 
@@ -189,7 +190,7 @@ def test_programs_compile_while_earlier_ones_run(monkeypatch):
         order.append("run")
         return compute(block, *arguments)
 
-    monkeypatch.setattr(Work, "_built", building)
+    monkeypatch.setattr(Workshop, "machine", building)
     monkeypatch.setattr(Block, "computed", computing)
     sweep(growth, {"rate": 0.5, "limit": [1.0, 2.0, 3.0]})
     assert order.index("run") < order.index("built 2")
