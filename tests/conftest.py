@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-# The workers load NumPy after this. Each has a core: further threads of BLAS would only wait for each other.
+# The workers load NumPy after this. They keep all cores busy: threads of BLAS would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
@@ -32,6 +32,7 @@ CHECKED = ("data", "dynamics", "models", "observables", "optimizers", "statistic
 install_import_hook([f"research.{name}" for name in CHECKED], "beartype.beartype")
 
 import jax  # noqa: E402
+import joblib  # noqa: E402
 import pytest  # noqa: E402
 
 from research import layout  # noqa: E402
@@ -40,6 +41,11 @@ from research.command_line import run  # noqa: E402
 layout.prepare()  # before the first array: its pool of threads is large enough for the devices
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One worker more than cores for `-n auto`: a good part of the tests waits for processes that it has started."""
+    return joblib.cpu_count() + 1
 
 
 class Compilations:

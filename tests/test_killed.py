@@ -38,7 +38,7 @@ def test_a_killed_sweep_ends_as_if_nothing_had_been(seed, tmp_path):
     path, undisturbed, cache = tmp_path / "killed" / "a.nc", tmp_path / "whole" / "a.nc", tmp_path / "cache"
     segments = len(finished(started(undisturbed, cache)).splitlines())
     kills, reached, lives = 0, 0, []
-    while kills < 12:
+    while kills < 10:
         write = kills % 2
         process = started(path, cache, *([random.integers(1, 5)] if write else []))
         if not write:

@@ -280,5 +280,5 @@ experiment = Experiment(
         "learning_rate": 2.0 ** np.arange(1, -11, -1),
         "steps": 6144,
     },
-    control={"seeds": 6, ("model", "momentum"): [("relu", 0.0)]},
+    control={"seeds": 3, ("model", "momentum"): [("relu", 0.0)]},
 )

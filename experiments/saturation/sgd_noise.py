@@ -270,19 +270,18 @@ CELLS = [
         for batch in (0, 10)
     ),
 ]
+GRID = [(batch, rate, True) for batch in (10, 40, 160) for rate in (0.5, 0.25, 0.125)]
+NETWORKS = {
+    ("sigmoid", 5, 100): [*GRID, (40, 0.5, False), (160, 0.5, False), (0, 0.5, False)],
+    **{("sigmoid", depth, 100): [*GRID[::3], (0, 0.5, False)] for depth in (3, 4, 6)},
+    **{("sigmoid", 5, width): [*GRID[::3], (0, 0.5, False)] for width in (50, 300)},  # 1000 by --set: see Departure
+    ("tanh", 5, 100): GRID[:1],
+}
 WIDE = [
-    (problem, activation, depth, width, batch, rate * min(1.0, 50 / width), replacement, 1.0, 128)
+    (problem, *network, batch, rate * min(1.0, 50 / network[-1]), replacement, 1.0, 128)
     for problem in ("digits", "shapes")  # and with MNIST at hand, --set problem=mnist
-    for activation, depth, width in (
-        *(("sigmoid", depth, 100) for depth in (5, 3, 4, 6)),
-        *(("sigmoid", 5, width) for width in (50, 300, 1000)),
-        ("tanh", 5, 100),
-    )
-    for batch, rate, replacement in (
-        *((batch, rate, True) for batch in (10, 40, 160) for rate in (0.5, 0.25, 0.125)),
-        *((batch, 0.5, False) for batch in (10, 40, 160)),
-        (0, 0.5, False),
-    )
+    for network, sampling in NETWORKS.items()
+    for batch, rate, replacement in sampling
 ]
 experiment = Experiment(
     simulate=simulate,
