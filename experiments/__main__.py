@@ -7,6 +7,7 @@ from pathlib import Path
 import experiments
 from research import report
 from research.command_line import run
+from research.interruption import leave
 
 
 def show(path: Path) -> int:
@@ -33,5 +34,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["merge"]:
         from research.merge import merge
 
-        sys.exit(merge(families, sys.argv[2:]))
-    sys.exit(run(families, sys.argv[1:]))
+        leave(merge(families, sys.argv[2:]))
+    leave(run(families, sys.argv[1:]))

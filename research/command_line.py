@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import functools
 import importlib
 import shlex
@@ -84,10 +85,9 @@ def _answered(packages: list[str], arguments: list[str], interruption: Interrupt
     except Exception as problem:  # what `simulate` makes of a value that its signature cannot refuse
         report.error(str(problem) if isinstance(problem, (ValueError, TypeError)) else reason(problem, options.results))
         return 2
-    unsound = [job for job, plan in queue if isinstance(plan, report.Unjudged)]
-    report.plans([(job.name, job.described, plan) for job, plan in queue if job not in unsound])
+    report.plans([(job.name, job.described, plan) for job, plan in queue if not isinstance(plan, report.Unjudged)])
     if options.dry_run:
-        return 1 if unsound else 0
+        return 1 if any(isinstance(plan, report.Unjudged) for _, plan in queue) else 0
     ended: list[report.Outcome | report.Unjudged] = []
     try:
         _carry_out(queue, ended, options, interruption)
@@ -101,25 +101,30 @@ def _answered(packages: list[str], arguments: list[str], interruption: Interrupt
 
 
 def _carry_out(queue: collections.deque, ended: list, options: argparse.Namespace, interruption: Interruption) -> None:
-    """Do the jobs in the queue, each with its plan, which then is dropped for it holds data; add what came of them."""
+    """Do the jobs in the queue and add what came of them; each one's plan, which holds data, is dropped behind it."""
     from research.ahead import Ahead
-    from research.store import Store
-
-    def meanwhile() -> None:
-        for job, plan in list(queue)[:1]:
-            if not (options.draw_only or options.shard or isinstance(plan, report.Unjudged)):
-                ahead.begin(plan, Store(job.path), options.memory)
 
     with Ahead() as ahead:
         while queue:
-            ahead.end()
             job, plan = queue.popleft()
             if options.fail_fast and any(map(_unjudged, ended)):
                 ended.append(report.Unjudged(job.name, "--fail-fast: an experiment before it failed", "not run"))
             elif isinstance(plan, report.Unjudged):
                 ended.append(plan)
             else:
-                ended.append(_ended(job, functools.partial(carry_out, job, plan, options, interruption, meanwhile)))
+                meanwhile = functools.partial(_begin, ahead, queue, options)
+                ended.append(_ended(job, plan, options, interruption, ahead.end, meanwhile))
+
+
+def _begin(ahead: Any, queue: collections.deque, options: argparse.Namespace) -> None:
+    """Compile ahead for the next job of the queue that has a plan. What it fails of is told when its turn comes."""
+    from research.store import Store
+
+    following = [(job, plan) for job, plan in queue if not isinstance(plan, report.Unjudged)]
+    if following and not (options.draw_only or options.shard):
+        job, plan = following[0]
+        with contextlib.suppress(ValueError, OSError, RuntimeError):
+            ahead.begin(plan, None if options.fresh else Store(job.path), options.memory)
 
 
 def _unjudged(ended: Any) -> bool:
@@ -152,11 +157,19 @@ def _plan(job: Job) -> Any:
         return _failure(job, problem)
 
 
-def _ended(job: Job, carried_out: Callable) -> report.Outcome | report.Unjudged:
+def _ended(
+    job: Job,
+    plan: Any,
+    options: argparse.Namespace,
+    interruption: Interruption,
+    before: Callable[[], None],
+    meanwhile: Callable[[], None],
+) -> report.Outcome | report.Unjudged:
     """What came of an experiment; a failed one does not take the others down."""
     began = time.perf_counter()
     try:
-        outcome = carried_out()
+        before()
+        outcome = carry_out(job, plan, options, interruption, meanwhile)
     except processes.ProcessLost:
         raise
     except Exception as problem:

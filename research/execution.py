@@ -33,7 +33,7 @@ def carry_out(
         raise FileNotFoundError(f"there is no result at {job.path} to draw; run it without --draw-only first")
     with _writing(job):
         if job.part:
-            return _computed(job, options, interruption)
+            return _computed(job, planned, options, interruption)
         swept = _swept(job, planned, options, interruption)
         meanwhile()
         if not processes.first():
@@ -100,29 +100,23 @@ def _progress(interruption: Interruption) -> Iterator[Any]:
         yield heard
 
 
-def _computed(job: Job, options: argparse.Namespace, interruption: Interruption) -> report.Unjudged:
+def _computed(job: Job, planned: Any, options: argparse.Namespace, interruption: Interruption) -> report.Unjudged:
     """The job's part, computed and kept beside the other parts."""
     from research.store import Store
     from research.sweep import sweep_part
 
-    experiment, words = job.experiment, "{}/{}".format(*job.part or (1, 1))
+    words = "{}/{}".format(*job.part or (1, 1))
     if options.fresh:
         Store(job.path).drop_cells()
-    axes = dict(experiment.design)
-    seeds = axes.pop("seeds")
-    about = {"package": job.package, "name": job.name, "design": job.design, "overrides": job.overrides}
     with _progress(interruption) as progress:
         sweep_part(
-            experiment.simulate,
-            axes,
+            planned,
             job.part or (1, 1),
             store=Store(job.path, say=report.plain),
-            seeds=seeds,
-            precision=experiment.precision,
             progress=progress,
             memory=options.memory,
             checkpoint=options.checkpoint,
-            about=about,
+            about={"package": job.package, "name": job.name, "design": job.design, "overrides": job.overrides},
         )
     report.plain(f"part {words} lies in {job.path.with_suffix('.cells')}; python -m experiments merge joins all parts")
     return report.Unjudged(job.name, f"part {words} is computed; the parts are judged when they are merged", "part")

@@ -146,5 +146,6 @@ def names(package: str) -> list[str]:
 def main(package: str) -> None:
     """The command line of a family; see `python -m <package> --help`. Exits with 0 if every experiment ran."""
     from research.command_line import run
+    from research.interruption import leave
 
-    sys.exit(run([package], sys.argv[1:]))
+    leave(run([package], sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What a sweep will do, known before anything is compiled: its cells, their runs, memory and addresses."""
+"""What a sweep will do: its cells, their runs, memory and addresses, all known before anything is compiled."""
 
 import dataclasses
 import functools
@@ -42,16 +42,23 @@ class Cell(NamedTuple):
         return (np.arange(drawn)[:, None] * points + first).ravel(), np.broadcast_to(index, (seeds, points))
 
 
+class Compiled(NamedTuple):
+    """An executable, and the seconds that it took to compile."""
+
+    call: Callable
+    seconds: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a sweep will do, known before anything is compiled."""
+    """What a sweep will do; what is compiled for it is kept in `programs` until it is done, by the hash of its text."""
 
     grid: Grid
     cells: list[Cell]
     seeds: int
     key: int
     precision: Precision
-    programs: dict[str, Callable] = dataclasses.field(default_factory=dict)  # executables by their texts' hash
+    programs: dict[str, Compiled] = dataclasses.field(default_factory=dict)
 
     @property
     def simulate(self) -> Callable:
@@ -89,9 +96,14 @@ class Plan:
 
     def addresses(self) -> list[str]:
         """The content address of every cell, whatever the number of seeds; traces the programs, compiles nothing."""
-        numbers = {"key": self.key, "precision": self.precision}
+        return [self.address(number) for number in range(len(self.cells))]
+
+    def address(self, number: int) -> str:
+        """The content address of one cell."""
+        cell = self.cells[number]
         with layout.precision(self.precision):
-            return [address(cell.program.address(), {"traced": cell.traced, **numbers}) for cell in self.cells]
+            numbers = {"traced": cell.traced, "key": self.key, "precision": self.precision}
+            return address(cell.program.address(), numbers)
 
 
 @jax.jit

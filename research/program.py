@@ -152,14 +152,16 @@ class Program:
         """
         run = self._run(mapped)
 
-        def walk(state: Any, running: Any, steps: Any) -> Any:
-            steps = jnp.where(anyone(running), steps, 0)
-            walked = jax.lax.fori_loop(0, steps, lambda _, inner: _arrays(run.step(inner)), state)
-            return _select(running, walked, state)
-
-        def record(k: Any, carry: Carry) -> Carry:
+        def walk(k: Any, carry: Carry) -> Carry:
             running = carry.status == RUNNING
-            state = walk(carry.state, running, strides[k])
+            steps = jnp.where(anyone(running), jnp.where(k < last, strides[k], rest), 0)
+            walked = jax.lax.fori_loop(0, steps, lambda _, state: _arrays(run.step(state)), carry.state)
+            state = _select(running, walked, carry.state)
+            # what is left behind the last recording is one more round, not recorded: so a step is compiled once
+            return jax.lax.cond(k < last, lambda: record(k, carry, state), lambda: carry._replace(state=state))
+
+        def record(k: Any, carry: Carry, state: Any) -> Carry:
+            running = carry.status == RUNNING
             seen = run.observe(state)._asdict()
             broken = ~(_finite(state) & _finite(seen))
             ended = jnp.where(broken, DIVERGED, jnp.where(run.stop(state), STOPPED, RUNNING) if run.stop else RUNNING)
@@ -176,8 +178,8 @@ class Program:
 
         typed = lambda leaf, kind: jax.random.wrap_key_data(leaf, impl=kind) if kind else leaf
         carry = carry._replace(state=jax.tree.map(typed, carry.state, self.keys))
-        carry = jax.lax.fori_loop(first, last, record, carry)
-        return carry._replace(state=_raw(walk(carry.state, carry.status == RUNNING, rest)))
+        carry = jax.lax.fori_loop(first, last + 1, walk, carry)
+        return carry._replace(state=_raw(carry.state))
 
     def _given(self, mapped: tuple) -> dict[str, Any]:
         given = self._run(mapped).given

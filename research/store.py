@@ -71,15 +71,6 @@ class Store:
         """The folder of finished cells of a result that is not complete yet."""
         return self.path.with_suffix(".cells")
 
-    def addresses(self) -> list[str]:
-        """Those of the cells in the stored result; none where there is no result, or none that can be read."""
-        with (
-            contextlib.suppress(*UNREADABLE),
-            xr.open_dataset(self.path, engine="h5netcdf", phony_dims="access") as stored,
-        ):
-            return stored.attrs["cells"].split()
-        return []
-
     def load(self, memory: int | None = None) -> xr.Dataset | None:
         """The stored result as `read` gives it, or None where there is none (a broken or foreign file is set aside)."""
         if processes.count() == 1:

@@ -2,7 +2,7 @@
 
 grid(simulate, axes)        which parameters vary                              research/axes.py
   └ static cells            one program each                                   research/plan.py, program.py, piece.py
-      └ compiled            in the background, while earlier ones run          research/workshop.py, work.py
+      └ compiled            in the background, while earlier ones run          research/workshop.py, work.py, ahead.py
       └ seeds × points      its runs, as blocks of what the memory has room for
           └ slots, lanes    a block laid over devices, in batches of `lanes`   research/layout.py
               └ segments    about a second of work; then progress, packing of the runs that go on, and now and
@@ -61,8 +61,6 @@ def sweep(
     Raises ValueError or TypeError before anything is compiled, as `plan` does.
     """
     layout.prepare()
-    layout.check_lanes(lanes)
-    layout.check_memory(memory)
     return swept(
         plan(simulate, axes, seeds=seeds, key=key, precision=precision),
         lanes=lanes,
@@ -142,29 +140,23 @@ def swept(
 
 
 def sweep_part(
-    simulate: Callable,
-    axes: Mapping[Any, Any],
+    planned: Plan,
     part: tuple[int, int],
     *,
     store: Store,
-    seeds: int = 1,
-    key: int = 0,
     lanes: int | None = None,
     progress: Progress | None = None,
-    precision: Precision = "float64",
     memory: int | None = None,
     checkpoint: float = CHECKPOINT,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Compute one part of a sweep's runs, `part` being (3, 16) for the third of sixteen, and keep it in the store.
+    """Compute one part of a plan's runs, `part` being (3, 16) for the third of sixteen, and keep it in the store.
 
     Parts need no connection with each other, and one that was killed goes on like a sweep; `research.parts` joins them.
-    `about` is kept with the part, as JSON. Everything else is as in `sweep`.
+    `about` is kept with the part, as JSON. Everything else is as in `swept`.
     """
-    layout.prepare()
     layout.check_lanes(lanes)
     layout.check_memory(memory)
-    planned = plan(simulate, axes, seeds=seeds, key=key, precision=precision)
     ranges, addresses = planned.part(*part), planned.addresses()
     store.save_part(
         {"part": part, "addresses": addresses, "runs": planned.cell_runs, "ranges": ranges, "about": about or {}}

@@ -64,7 +64,10 @@ class Work:
             stack.enter_context(layout.single_threaded_decompositions())
             stack.callback(self.planned.programs.clear)
             runs = [last - first for first, last in self.parts]
-            self.workshop = Workshop(self.planned, runs, self.options.lanes, self.options.memory)
+            self.workshop = Workshop(self.planned, runs, self.options.memory)
+            self.facts["compile_seconds"] = sum(
+                each.seconds for each in self.planned.programs.values()
+            )  # ahead of time
             self.missing = [self._missing(number) for number in numbers]
             self.pool = ThreadPoolExecutor(1, "compilation")
             stack.callback(self.pool.shutdown, wait=False, cancel_futures=True)
@@ -73,11 +76,12 @@ class Work:
                 if self.missing[number]:
                     self.machines[number] = self._submitted(number)
                 if self.options.giving and self.planned.cells[number].program.shape.given:
-                    self.givers[number] = self.pool.submit(self.workshop.giver, number).result
+                    self.givers[number] = self.pool.submit(self.workshop.giver, number, self.options.lanes).result
             self.context = stack.pop_all()
         return self
 
     def __exit__(self, *problem: Any) -> None:
+        self.facts["compile_seconds"] += self.workshop.seconds
         self.context.__exit__(*problem)
 
     def cell(self, number: int, put: Put) -> None:
@@ -187,7 +191,6 @@ class Work:
         for factor in (4, 0.25):
             while not (factor < 1 and best.layout.lanes > machine.layout.lanes):
                 tried = self.workshop.machine(number, max(1, int(best.layout.lanes * factor)))
-                self.facts["compile_seconds"] += tried.seconds
                 if tried.layout.lanes == best.layout.lanes or (seconds := self._timed(number, tried)) > GAIN * speed:
                     break
                 best, speed = tried, seconds
@@ -226,12 +229,7 @@ class Work:
         return Block(machine, self.planned.cells[number].mapped(self.planned.keys, runs))
 
     def _submitted(self, number: int) -> Callable[[], Machine]:
-        return self.pool.submit(self._machine, number).result
-
-    def _machine(self, number: int) -> Machine:
-        machine = self.workshop.machine(number)
-        self.facts["compile_seconds"] += machine.seconds
-        return machine
+        return self.pool.submit(self.workshop.machine, number, self.options.lanes).result
 
     def _halve(self, number: int, problem: Exception) -> None:
         """Have the cell's program for half the lanes, if it is memory that was lacking; else raise the problem."""
@@ -239,7 +237,7 @@ class Work:
         if not layout.exhausted(problem) or lanes == 1 or processes.count() > 1:
             raise problem
         log.warning("Out of memory with %d runs in flight on a device: going on with %d.", lanes, lanes // 2)
-        self.workshop.lanes = lanes // 2
+        self.options = self.options._replace(lanes=lanes // 2)
         self.machines[number] = self._submitted(number)
 
 

@@ -152,6 +152,28 @@ def slow(self, done, runs, cell):
 
 report._Lines.__call__ = slow
 
+if os.environ.get("COMPILER"):
+    import hashlib
+    import threading
+
+    from research.workshop import Workshop
+
+    machine, begun, judged = Workshop.machine, threading.Event(), report.experiment
+
+    def compiling(workshop, *arguments):
+        if threading.current_thread().name.startswith("ahead"):
+            begun.set()
+            hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2**31 - 1)  # minutes in C, where no handler is called
+        return machine(workshop, *arguments)
+
+    def judging(outcome):
+        judged(outcome)
+        begun.wait(60)
+        print("judging", flush=True)
+        time.sleep(60)
+
+    Workshop.machine, report.experiment = compiling, judging
+
 if __name__ == "__main__":
     main("tiny")
 """
@@ -164,10 +186,10 @@ def shell(family, tmp_path):
     paths = os.pathsep.join(map(str, [tmp_path, HERE, HERE.parent]))
     environment = {**os.environ, "PYTHONPATH": paths}
 
-    def begun(*arguments, pause=0.0):
+    def begun(*arguments, pause=0.0, **others):
         return subprocess.Popen(
             [sys.executable, "-m", "tiny", *map(str, arguments)],
-            env={**environment, "PAUSE": str(pause)},
+            env={**environment, "PAUSE": str(pause), **others},
             cwd=tmp_path,
             text=True,
             stdout=subprocess.PIPE,
@@ -254,3 +276,19 @@ def test_a_long_segmented_run_ends_within_seconds(shell, family, results):
     assert process.returncode == 143
     assert error == ""
     assert out.endswith(f"To go on from there:\n  python -m tiny decay --results {results}\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_compiler_at_work_for_the_next_experiment_holds_nothing_up(number, shell, results):
+    with shell("--results", results, COMPILER="slow") as process:
+        for line in process.stdout:
+            if line == "judging\n":
+                break
+        began = time.perf_counter()
+        process.send_signal(number)
+        out, error = process.communicate(timeout=60)
+        assert time.perf_counter() - began < 10
+    assert process.returncode == 128 + number
+    assert error == ""
+    assert out.endswith(f"To go on from there:\n  python -m tiny --results {results}\n")
+    assert not list(results.rglob("*.lock"))

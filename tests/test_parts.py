@@ -14,7 +14,7 @@ AXES = {"learning_rate": (0.01, 0.02, 0.1), "features": [4, 3]}
 
 def computed(folder, count, axes=AXES, seeds=3, chosen=None):
     for number in chosen or range(1, count + 1):
-        sweep_part(regression, axes, (number, count), seeds=seeds, store=Store(folder / f"a.{number}-{count}.nc"))
+        sweep_part(plan(regression, axes, seeds=seeds), (number, count), store=Store(folder / f"a.{number}-{count}.nc"))
     return parts.found(folder)
 
 

@@ -118,6 +118,21 @@ def test_where_the_device_runs_out_of_memory_the_lanes_halve(monkeypatch, caplog
     ]
 
 
+def test_lanes_that_memory_lacks_are_not_tried_again(monkeypatch, caplog):
+    axes = {"learning_rate": np.linspace(0.01, 0.1, 256)}
+    whole = sweep(regression, axes)
+    monkeypatch.setattr("research.work.SHORT", 0.0)
+    monkeypatch.setattr("research.work.PAYS", 0)
+    monkeypatch.setattr(layout, "lanes_for", lambda runs, working_set: min(16, runs))
+    monkeypatch.setattr(cache, "remembered", dict)
+    exhausting(monkeypatch, 8)
+    with caplog.at_level(logging.WARNING, "research"):
+        same(sweep(regression, axes), whole)
+    assert [record.message for record in caplog.records] == [
+        "Out of memory with 16 runs in flight on a device: going on with 8."
+    ]
+
+
 def test_memory_for_not_even_one_run_is_an_error(monkeypatch):
     exhausting(monkeypatch, 0)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory"):
