@@ -94,6 +94,16 @@ class Plan:
         """The data of each seed's key, `fold_in(key, i)`, at every grid point and whatever the number of seeds."""
         return np.asarray(_keys(jax.random.key(self.key), np.arange(self.seeds)))
 
+    def forget(self) -> None:
+        """Drop what was traced and compiled; it is made anew where it is asked for.
+
+        It holds data sets, and jax (seen with 0.10.2) gives an array of NumPy's the width, 32 or 64 bits, that it has
+        in any program that is still there: those of another precision must be gone before this array is traced again.
+        """
+        self.programs.clear()
+        for cell in self.cells:
+            cell.program.forget()
+
     def addresses(self) -> list[str]:
         """The content address of every cell, whatever the number of seeds; traces the programs, compiles nothing."""
         return [self.address(number) for number in range(len(self.cells))]

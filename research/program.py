@@ -94,6 +94,11 @@ class Program:
         """(mapped) -> what one run is given, by name."""
         return Piece(self._given, self.signature)
 
+    def forget(self) -> None:
+        """Drop the pieces that were traced."""
+        for name in ("start", "advance", "given"):
+            self.__dict__.pop(name, None)
+
     def given_needs(self, name: str) -> bool:
         """Whether what is given depends on the traced parameter `name` (or on the `key`)."""
         if not self.shape.given:

@@ -89,11 +89,21 @@ def swept(
     layout.check_lanes(lanes)
     layout.check_memory(memory)
     place = Store(store) if isinstance(store, (str, Path)) else store
-    addresses = planned.addresses() if place else [""] * len(planned.cells)
-    described = _described(planned.grid)
     if place and fresh:
         place.drop_cells()
-    stored = place.load(memory) if place and not fresh else None
+    budget = int(-processes.agreed(-(memory or layout.memory())))  # the smallest: all processes share one layout
+    options = Options(place, lanes, budget, checkpoint, progress or _silent)
+    try:
+        return _swept(planned, options, place.load(memory) if place and not fresh else None)
+    finally:
+        planned.forget()
+
+
+def _swept(planned: Plan, options: Options, stored: xr.Dataset | None) -> xr.Dataset:
+    """The stored dataset, where it is that of the plan, else the one that the plan's runs make."""
+    place = options.place
+    addresses = planned.addresses() if place else [""] * len(planned.cells)
+    described = _described(planned.grid)
     if (
         stored is not None
         and stored.attrs["cells"].split() == addresses
@@ -104,11 +114,10 @@ def swept(
             place.drop_cells(addresses)  # of a process that was killed once the result was complete
         return stored[stored.attrs["swept"].split()]
     began = time.perf_counter()
-    budget = int(-processes.agreed(-(memory or layout.memory())))  # the smallest: all processes share one layout
     shapes = [assembly.Cell(cell.points, cell.program.shape) for cell in planned.cells]
-    gathered = assembly.Assembly(planned.grid, planned.seeds, shapes, budget, place.path.parent if place else None)
+    folder = place.path.parent if place else None
+    gathered = assembly.Assembly(planned.grid, planned.seeds, shapes, options.memory, folder)
     parts = [(0, runs) for runs in planned.cell_runs]
-    options = Options(place, lanes, budget, checkpoint, progress or _silent)
     with Work(planned, parts, addresses, stored, options) as work:
         given = []
         for number in range(len(parts)):
@@ -162,10 +171,13 @@ def sweep_part(
         {"part": part, "addresses": addresses, "runs": planned.cell_runs, "ranges": ranges, "about": about or {}}
     )
     options = Options(store, lanes, memory or layout.memory(), checkpoint, progress or _silent, giving=False)
-    with Work(planned, ranges, addresses, None, options) as work:
-        for number, (first, last) in enumerate(ranges):
-            if first < last:
-                work.cell(number, lambda first, last, arrays: None)
+    try:
+        with Work(planned, ranges, addresses, None, options) as work:
+            for number, (first, last) in enumerate(ranges):
+                if first < last:
+                    work.cell(number, lambda first, last, arrays: None)
+    finally:
+        planned.forget()
 
 
 def _silent(done: float, runs: int, cell: str) -> None:

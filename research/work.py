@@ -62,7 +62,6 @@ class Work:
         with contextlib.ExitStack() as stack:
             stack.enter_context(layout.precision(self.planned.precision))
             stack.enter_context(layout.single_threaded_decompositions())
-            stack.callback(self.planned.programs.clear)
             runs = [last - first for first, last in self.parts]
             self.workshop = Workshop(self.planned, runs, self.options.memory)
             self.facts["compile_seconds"] = sum(

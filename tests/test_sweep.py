@@ -3,14 +3,16 @@ import itertools
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import simulations
-from simulations import formula, growth, looped, regression, stochastic
+from simulations import Number, formula, growth, looped, regression, stochastic
 
+from research.dynamics import Run
 from research.plan import plan
-from research.sweep import sweep
+from research.sweep import sweep, swept
 
 engine = sys.modules["research.sweep"]  # `research.sweep` may also name the function
 
@@ -186,3 +188,18 @@ def test_progress_rises_to_all_runs_and_names_the_cell():
     assert done[-1] == 12
     assert {words[1] for words in heard} == {12}
     assert {words[2] for words in heard} == {"limit=10.0", "limit=20.0"}
+
+
+def test_plans_of_two_precisions_do_not_meet_in_a_data_set_that_they_share():
+    table, labels = np.linspace(0, 1, 3000).reshape(300, 10), np.arange(300) % 10
+
+    def simulate(key, rate: float):
+        X, y = jnp.asarray(table), jnp.asarray(labels)
+        right = lambda w: Number(jnp.mean(jnp.argmax(X * w[None], axis=1) == y, dtype=w.dtype))
+        step = lambda w: w + rate * (X.mean(axis=0) - w)
+        return Run(jnp.zeros(10), step, right, np.array([0, 5]))
+
+    plans = [plan(simulate, {"rate": 0.5}, precision=each) for each in ("float64", "float32", "float64")]
+    for planned in plans:
+        planned.addresses()
+        assert swept(planned).value.dtype == planned.precision
