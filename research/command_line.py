@@ -174,6 +174,8 @@ def _ended(
         raise
     except Exception as problem:
         return _failure(job, problem)
+    finally:
+        plan.forget()  # which may have been compiled ahead, and then failed before its sweep
     if isinstance(outcome, report.Outcome):
         told = [f"{time.perf_counter() - began:.1f} s", report.spared(outcome.dataset), f"figure {outcome.figure}"]
         report.plain("  " + "; ".join(filter(None, told)))

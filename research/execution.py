@@ -140,7 +140,6 @@ def _swept(job: Job, planned: Any, options: argparse.Namespace, interruption: In
             report.plain(
                 "the experiment, or a version of what computes it, has changed since: run it to see its effect"
             )
-        planned.forget()
         return stored[stored.attrs["swept"].split()]
     how = {"fresh": options.fresh, "memory": options.memory, "checkpoint": options.checkpoint}
     with _progress(interruption) as progress:

@@ -115,11 +115,13 @@ def leave(status: int) -> NoReturn:
     """End the process with this exit status; after an interruption without waiting for its threads.
 
     Python joins them first, and one that is inside a compiler, which no signal reaches, would hold it up for as long as
-    that takes. Of several processes each has to take leave of the others.
+    that takes. Of several processes each has to take leave of the others. What the thread was writing into jax's cache
+    may stay cut off: it is then compiled anew, with a warning.
     """
     if status > 128 and processes.count() == 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody reads the output any more
+                stream.flush()
         os._exit(status)
     sys.exit(status)
 

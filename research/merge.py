@@ -54,7 +54,10 @@ def _merged(
     try:
         job = _job(packages, group[0], results)
         plan = planned(job.experiment)
-        parts.check(group, plan.addresses())
+        try:
+            parts.check(group, plan.addresses())
+        finally:
+            plan.forget()
         parts.join(group, Store(job.path, say=report.plain))
         options = argparse.Namespace(draw_only=False, fresh=False, memory=None, checkpoint=30.0)
         outcome = carry_out(job, plan, options, interruption)

@@ -166,12 +166,12 @@ def sweep_part(
     """
     layout.check_lanes(lanes)
     layout.check_memory(memory)
-    ranges, addresses = planned.part(*part), planned.addresses()
-    store.save_part(
-        {"part": part, "addresses": addresses, "runs": planned.cell_runs, "ranges": ranges, "about": about or {}}
-    )
     options = Options(store, lanes, memory or layout.memory(), checkpoint, progress or _silent, giving=False)
     try:
+        ranges, addresses = planned.part(*part), planned.addresses()
+        store.save_part(
+            {"part": part, "addresses": addresses, "runs": planned.cell_runs, "ranges": ranges, "about": about or {}}
+        )
         with Work(planned, ranges, addresses, None, options) as work:
             for number, (first, last) in enumerate(ranges):
                 if first < last:

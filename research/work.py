@@ -69,19 +69,20 @@ class Work:
             )  # ahead of time
             self.missing = [self._missing(number) for number in numbers]
             self.pool = ThreadPoolExecutor(1, "compilation")
-            stack.callback(self.pool.shutdown, wait=False, cancel_futures=True)
             self.machines, self.givers = {}, {}
             for number in numbers:
                 if self.missing[number]:
                     self.machines[number] = self._submitted(number)
                 if self.options.giving and self.planned.cells[number].program.shape.given:
-                    self.givers[number] = self.pool.submit(self.workshop.giver, number, self.options.lanes).result
+                    self.givers[number] = self.pool.submit(self._giver, number).result
             self.context = stack.pop_all()
         return self
 
-    def __exit__(self, *problem: Any) -> None:
+    def __exit__(self, kind: Any, problem: Any, trace: Any) -> None:
+        # who is to end here must not wait; else what the thread traces is to be gone before something else is traced
+        self.pool.shutdown(wait=problem is None or isinstance(problem, Exception), cancel_futures=True)
         self.facts["compile_seconds"] += self.workshop.seconds
-        self.context.__exit__(*problem)
+        self.context.__exit__(kind, problem, trace)
 
     def cell(self, number: int, put: Put) -> None:
         """Do the cell's part, and hand each stretch of runs to `put` as it is finished."""
@@ -229,6 +230,9 @@ class Work:
 
     def _submitted(self, number: int) -> Callable[[], Machine]:
         return self.pool.submit(self.workshop.machine, number, self.options.lanes).result
+
+    def _giver(self, number: int) -> Machine:
+        return self.workshop.giver(number, self.options.lanes)
 
     def _halve(self, number: int, problem: Exception) -> None:
         """Have the cell's program for half the lanes, if it is memory that was lacking; else raise the problem."""

@@ -284,10 +284,11 @@ def test_a_compiler_at_work_for_the_next_experiment_holds_nothing_up(number, she
         for line in process.stdout:
             if line == "judging\n":
                 break
-        began = time.perf_counter()
         process.send_signal(number)
-        out, error = process.communicate(timeout=60)
-        assert time.perf_counter() - began < 10
+        try:
+            out, error = process.communicate(timeout=30)
+        finally:
+            process.kill()  # if it does wait for the compiler
     assert process.returncode == 128 + number
     assert error == ""
     assert out.endswith(f"To go on from there:\n  python -m tiny --results {results}\n")
