@@ -117,7 +117,7 @@ def _carry_out(queue: collections.deque, ended: list, options: argparse.Namespac
 
 
 def _begin(ahead: Any, queue: collections.deque, options: argparse.Namespace) -> None:
-    """Compile ahead for the next job of the queue that has a plan. What it fails of is told when its turn comes."""
+    """Compile ahead for the next job of the queue that has a plan. Why that fails is told when its turn comes."""
     from research.store import Store
 
     following = [(job, plan) for job, plan in queue if not isinstance(plan, report.Unjudged)]

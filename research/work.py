@@ -64,9 +64,8 @@ class Work:
             stack.enter_context(layout.single_threaded_decompositions())
             runs = [last - first for first, last in self.parts]
             self.workshop = Workshop(self.planned, runs, self.options.memory)
-            self.facts["compile_seconds"] = sum(
-                each.seconds for each in self.planned.programs.values()
-            )  # ahead of time
+            ahead = self.planned.programs.values()  # compiled before this work began
+            self.facts["compile_seconds"] = sum(each.seconds for each in ahead)
             self.missing = [self._missing(number) for number in numbers]
             self.pool = ThreadPoolExecutor(1, "compilation")
             self.machines, self.givers = {}, {}
