@@ -146,11 +146,13 @@ class Layout(NamedTuple):
         and given up by the caller; otherwise it is None, and the answer of slots behind the batches is zero.
         """
         lanes, each = self.lanes, self.each
+        # on accelerators XLA itself chooses how matrices lie
+        computed = piece.turned if jax.default_backend() == "cpu" else piece
 
         def device(mapped: Any, carry: Any, batches: Any, data: Any, shared: Any) -> Any:
             if not carried:
                 carry = jax.tree.map(lambda leaf: jnp.zeros((each, *leaf.shape), leaf.dtype), piece.answer)
-            one = lambda mapped, carry: piece(data, mapped, *((carry,) if carried else ()), *shared)
+            one = lambda mapped, carry: computed(data, mapped, *((carry,) if carried else ()), *shared)
             cut = lambda leaf, i: jax.lax.dynamic_slice_in_dim(leaf, i * lanes, lanes)
             put = lambda leaf, part, i: jax.lax.dynamic_update_slice_in_dim(leaf, part, i * lanes, 0)
 

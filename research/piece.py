@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from research.orientation import oriented
+
 Decomposing = Literal["nothing", "matrices", "batches"]
 DATA = 1024  # bytes from which a constant is data; smaller ones are left to the compiler's constant folding
 
@@ -35,10 +37,23 @@ class Piece:
 
     def __call__(self, data: list[Any], *arguments: Any) -> Any:
         """What `function` answers, with `data` in place of its large constants."""
+        return self._answered(self._computed(data, *jax.tree.leaves(arguments)))
+
+    def turned(self, data: list[Any], *arguments: Any) -> Any:
+        """The same, with matrices turned where that pays on a CPU (`orientation`), thus rounded in other places."""
+        return self._answered(jaxpr_as_fun(self._oriented)(*data, *jax.tree.leaves(arguments)))
+
+    def _computed(self, data: list[Any], *leaves: Any) -> list[Any]:
         constants = list(self.constants)
         for place, value in zip(self.places, data, strict=True):
             constants[place] = value
-        flat = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, constants))(*jax.tree.leaves(arguments))
+        return jaxpr_as_fun(ClosedJaxpr(self.jaxpr, constants))(*leaves)
+
+    @functools.cached_property
+    def _oriented(self) -> ClosedJaxpr:
+        return oriented(jax.make_jaxpr(self._computed)(self.data, *jax.tree.leaves(self.arguments)))
+
+    def _answered(self, flat: list[Any]) -> Any:
         shapes, structure = jax.tree.flatten(self.answer)
         typed = [
             jnp.asarray(value, shape.dtype) for value, shape in zip(flat, shapes, strict=True)

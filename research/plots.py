@@ -147,12 +147,12 @@ def _label_sparsely(axis: Axis) -> None:
 def mark_empty(figure: Figure) -> None:
     """Say so in panels in which an override of the design has left nothing to draw on a logarithmic axis."""
     for axes in figure.axes:
-        for scale, read, linear in (
-            (axes.get_xscale(), "get_xdata", axes.set_xscale),
-            (axes.get_yscale(), "get_ydata", axes.set_yscale),
+        curves = [line.get_xydata() for line in axes.lines if line.get_transform() == axes.transData]  # no axhline
+        points = np.concatenate([np.empty((0, 2)), *(np.asarray(curve, dtype=float) for curve in curves)])
+        points = points[np.isfinite(points).all(axis=1)]  # a line of theory may be NaN all along
+        for place, (scale, linear) in enumerate(
+            ((axes.get_xscale(), axes.set_xscale), (axes.get_yscale(), axes.set_yscale))
         ):
-            curves = [line for line in axes.lines if line.get_transform() == axes.transData]  # not axhline, axvline
-            drawn = [np.asarray(getattr(line, read)(), dtype=float) for line in curves]
-            if scale == "log" and not axes.collections and not any((values > 0).any() for values in drawn):
+            if scale == "log" and not axes.collections and not (points[:, place] > 0).any():
                 linear("linear")
                 axes.text(0.5, 0.5, "no such runs in this design", ha="center", transform=axes.transAxes, color="0.4")

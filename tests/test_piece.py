@@ -35,6 +35,17 @@ def test_large_constants_become_arguments():
     assert piece.address != Piece(lambda x: (2 * DATA @ x).sum() + jnp.arange(8.0) @ x, piece.arguments[0]).address
 
 
+def test_a_network_is_computed_the_same_with_matrices_turned():
+    step = lambda _, m: m - 0.1 * DATA.T @ jnp.tanh(DATA @ m)
+    piece = Piece(lambda m: jax.lax.fori_loop(0, 5, step, m), MATRIX)
+    weights = np.random.default_rng(1).normal(size=(8, 8)).astype("float32")
+    for number in (1, -2):
+        data = [number * each for each in piece.data]
+        np.testing.assert_allclose(piece.turned(data, weights), piece(data, weights), rtol=1e-4)
+    products = [line for line in str(jax.make_jaxpr(piece.turned)(piece.data, weights)).splitlines() if "dot_g" in line]
+    assert [line.split(":")[1].split(" ")[0] for line in products] == ["f32[8,40]", "f32[8,8]"]
+
+
 def test_a_condition_is_one_for_the_whole_batch():
     steps = lambda running, x: jax.lax.fori_loop(0, jnp.where(anyone(running), 3, 0), lambda _, y: y + 1, x)
     assert steps(True, 0) == 3

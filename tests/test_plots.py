@@ -43,9 +43,11 @@ def test_chosen_ticks_stay(axes):
     assert shown(axes) == ["a", "b"]
 
 
-def test_an_empty_logarithmic_panel_says_so(axes):
+@pytest.mark.parametrize("scale", ["xscale", "yscale"])
+def test_an_empty_logarithmic_panel_says_so(axes, scale):
     axes.plot([1, 2], [np.nan, np.nan])
-    axes.set(yscale="log")
+    axes.axhline(1.0)
+    axes.set(**{scale: "log"})
     plots.finish(axes.figure)
     assert [text.get_text() for text in axes.texts] == ["no such runs in this design"]
     axes.figure.canvas.draw()
