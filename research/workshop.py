@@ -68,7 +68,9 @@ class Workshop:
 
         def compiled(lowered: Any) -> Callable:
             nonlocal before
-            name, known = hashlib.sha256(lowered.as_text().encode()).hexdigest(), self.planned.programs
+            # what a program does not use is not in its text, but it is called with it
+            told = f"{lowered.in_tree} {lowered.as_text()}"
+            name, known = hashlib.sha256(told.encode()).hexdigest(), self.planned.programs
             if name in known:
                 before += known[name].seconds
             else:

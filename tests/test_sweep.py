@@ -203,3 +203,17 @@ def test_plans_of_two_precisions_do_not_meet_in_a_data_set_that_they_share():
     for planned in plans:
         planned.addresses()
         assert swept(planned).value.dtype == planned.precision
+
+
+def towards(key, learning_rate, *, table=False):
+    """Descent towards a target; the start has no use for the table that it comes from."""
+    large = np.arange(400.0).reshape(100, 4) / 400
+    target = (jnp.asarray(large) if table else jnp.ones((2, 4))).mean(axis=0)
+    step = lambda weights: weights - learning_rate * (weights - target)
+    return Run(jax.random.normal(key, (4,)), step, lambda weights: Number(weights.sum()), np.array([0, 10]))
+
+
+def test_cells_that_begin_alike_though_only_one_of_them_has_data():
+    dataset = sweep(towards, {"learning_rate": (0.1, 0.2), "table": [False, True]}, seeds=2)
+    grid = points(learning_rate=(0.1, 0.2), table=[False, True])
+    close(dataset, towards, grid, 2, ("learning_rate", "table"))
