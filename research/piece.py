@@ -37,28 +37,23 @@ class Piece:
 
     def __call__(self, data: list[Any], *arguments: Any) -> Any:
         """What `function` answers, with `data` in place of its large constants."""
-        return self._answered(self._computed(data, *jax.tree.leaves(arguments)))
+        return _typed(self.answer, self._computed(data, *jax.tree.leaves(arguments)))
 
-    def turned(self, data: list[Any], *arguments: Any) -> Any:
-        """The same, with matrices turned where that pays on a CPU (`orientation`), thus rounded in other places."""
-        return self._answered(jaxpr_as_fun(self._oriented)(*data, *jax.tree.leaves(arguments)))
+    @functools.cached_property
+    def turned(self) -> Callable:
+        """What computes the same, with matrices turned where that pays on a CPU (`orientation`): rounded elsewhere.
+
+        To be asked for outside of `shard_map`, whose mesh the program would keep.
+        """
+        program = jaxpr_as_fun(oriented(jax.make_jaxpr(self._computed)(self.data, *jax.tree.leaves(self.arguments))))
+        answer = self.answer  # not the piece, which would keep itself alive
+        return lambda data, *arguments: _typed(answer, program(*data, *jax.tree.leaves(arguments)))
 
     def _computed(self, data: list[Any], *leaves: Any) -> list[Any]:
         constants = list(self.constants)
         for place, value in zip(self.places, data, strict=True):
             constants[place] = value
         return jaxpr_as_fun(ClosedJaxpr(self.jaxpr, constants))(*leaves)
-
-    @functools.cached_property
-    def _oriented(self) -> ClosedJaxpr:
-        return oriented(jax.make_jaxpr(self._computed)(self.data, *jax.tree.leaves(self.arguments)))
-
-    def _answered(self, flat: list[Any]) -> Any:
-        shapes, structure = jax.tree.flatten(self.answer)
-        typed = [
-            jnp.asarray(value, shape.dtype) for value, shape in zip(flat, shapes, strict=True)
-        ]  # some are literals
-        return jax.tree.unflatten(structure, typed)
 
     @functools.cached_property
     def text(self) -> str:
@@ -89,6 +84,13 @@ class Piece:
         for value in self.data:
             digest.update(repr((value.shape, str(value.dtype))).encode() + value.tobytes())
         return digest.hexdigest()
+
+
+def _typed(answer: Any, flat: list[Any]) -> Any:
+    """The values in the answer's structure, as arrays: some of them are literals."""
+    shapes, structure = jax.tree.flatten(answer)
+    typed = [jnp.asarray(value, shape.dtype) for value, shape in zip(flat, shapes, strict=True)]
+    return jax.tree.unflatten(structure, typed)
 
 
 def _inner(jaxpr: Any, loops: int = 0) -> Iterator[Any]:

@@ -150,9 +150,10 @@ def mark_empty(figure: Figure) -> None:
         curves = [line.get_xydata() for line in axes.lines if line.get_transform() == axes.transData]  # no axhline
         points = np.concatenate([np.empty((0, 2)), *(np.asarray(curve, dtype=float) for curve in curves)])
         points = points[np.isfinite(points).all(axis=1)]  # a line of theory may be NaN all along
-        for place, (scale, linear) in enumerate(
-            ((axes.get_xscale(), axes.set_xscale), (axes.get_yscale(), axes.set_yscale))
-        ):
-            if scale == "log" and not axes.collections and not (points[:, place] > 0).any():
-                linear("linear")
-                axes.text(0.5, 0.5, "no such runs in this design", ha="center", transform=axes.transAxes, color="0.4")
+        scales = (axes.get_xscale(), axes.set_xscale), (axes.get_yscale(), axes.set_yscale)
+        empty = [scale == "log" and not (points[:, place] > 0).any() for place, (scale, _) in enumerate(scales)]
+        if any(empty) and not axes.collections:
+            axes.text(0.5, 0.5, "no such runs in this design", ha="center", transform=axes.transAxes, color="0.4")
+            for (_, rescale), none in zip(scales, empty, strict=True):
+                if none:
+                    rescale("linear")

@@ -2,7 +2,7 @@
 
 grid(simulate, axes)        which parameters vary                              research/axes.py
   └ static cells            one program each                                   research/plan.py, program.py, piece.py
-      └ turned              on a CPU: samples last in its matrices             research/orientation.py, turning.py
+      └ turned              on a CPU: the longer axis of its matrices last     research/orientation.py, turning.py
       └ compiled            in the background, while earlier ones run          research/workshop.py, work.py, ahead.py
       └ seeds × points      its runs, as blocks of what the memory has room for
           └ slots, lanes    a block laid over devices, in batches of `lanes`   research/layout.py

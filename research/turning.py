@@ -5,6 +5,7 @@ broadcasts, transpositions, and the picking of single entries. `orientation` dec
 """
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ class Lying(NamedTuple):
 
 
 class Tally:
-    """Entries of products, how many of them came to lie turned, and entries that had to be moved in memory for it."""
+    """Entries of products, those of them that came to lie turned, and entries that had to be moved in memory for it."""
 
     def __init__(self) -> None:
         self.products = self.turned = self.moved = 0
@@ -69,22 +70,25 @@ def _elementwise(equation: Any, values: list[Lying], tally: Tally) -> list[Lying
 def _product(equation: Any, values: list[Lying], tally: Tally) -> list[Lying] | None:
     contracted, batched = equation.params["dimension_numbers"]
     shape = equation.outvars[0].aval.shape
-    if any(batched) or any(np.ndim(value.array) > 2 for value in values):
+    tally.products += prod(shape)
+    if any(batched) or len(shape) > 2 or any(np.ndim(value.array) not in (1, 2) for value in values):
         return None
     sides = [(value.array, _places(value, axes)) for value, axes in zip(values, contracted, strict=True)]
-    turned = longer_first(shape)
-    (left, here), (right, there) = sides[::-1] if turned else sides
-    options = {name: equation.params[name] for name in ("precision", "preferred_element_type")}
-    answer = lax.dot_general(left, right, ((here, there), ((), ())), **options)
-    tally.products += answer.size
+    precision, turned = equation.params["precision"], longer_first(shape)
+    if turned:
+        sides, precision = sides[::-1], precision[::-1] if isinstance(precision, tuple) else precision
+    (left, here), (right, there) = sides
+    kind = equation.params["preferred_element_type"]
+    answer = lax.dot_general(left, right, ((here, there), ((), ())), precision=precision, preferred_element_type=kind)
     tally.turned += answer.size * turned
     return [Lying(answer, turned)]
 
 
-def _reduced(equation: Any, values: list[Lying], tally: Tally) -> list[Lying]:
-    (value,) = values
-    params = {**equation.params, "axes": _places(value, equation.params["axes"])}
-    return [Lying(equation.primitive.bind(value.array, **params))]
+def _reduced(equation: Any, values: list[Lying], tally: Tally) -> list[Lying] | None:
+    (value,), axes = values, equation.params["axes"]
+    if not axes:
+        return None
+    return [Lying(equation.primitive.bind(value.array, **{**equation.params, "axes": _places(value, axes)}))]
 
 
 def _transposed(equation: Any, values: list[Lying], tally: Tally) -> list[Lying] | None:
@@ -114,7 +118,8 @@ def _picked(equation: Any, values: list[Lying], tally: Tally) -> list[Lying] | N
     taken, *rest = values
     putting = equation.primitive.name != "gather"
     numbers = equation.params["dimension_numbers"]
-    if not taken.turned or (numbers.update_window_dims if putting else numbers.offset_dims):
+    windows = numbers.update_window_dims if putting else numbers.offset_dims
+    if not taken.turned or windows or len(numbers.operand_batching_dims) > 1:
         return None
     told = {name: _places(taken, getattr(numbers, name)) for name in ORDERED if hasattr(numbers, name)}
     told |= {

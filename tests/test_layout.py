@@ -96,6 +96,21 @@ def test_spread_is_a_map_over_the_runs(devices, runs, lanes):
     np.testing.assert_allclose(answer["n"], mapped[0].sum(axis=1) + table.sum() * table[7], rtol=1e-6)
 
 
+def test_a_piece_is_laid_out_on_any_number_of_devices(devices):
+    table = np.random.default_rng(0).standard_normal((400, 3)).astype("float32")
+    step = lambda _, weights: weights - 1e-3 * table.T @ jnp.tanh(table @ weights)
+    starts = np.random.default_rng(1).standard_normal((4, 3, 2)).astype("float32")
+    matrix = jax.ShapeDtypeStruct((3, 2), "float32")
+    piece = Piece(lambda mapped: jax.lax.fori_loop(0, 3, step, mapped[0]), (matrix,))
+    with jax.default_matmul_precision("highest"):
+        alone, together = (
+            spread(layout.laid(4, 2, 1, 1, AMPLE, each), piece, False, (starts,), None, 4)
+            for each in ("batches", "nothing")  # the former is kept to one device
+        )
+    np.testing.assert_allclose(alone, together, rtol=1e-5)
+    np.testing.assert_allclose(alone, [jax.lax.fori_loop(0, 3, step, start) for start in starts], rtol=1e-4)
+
+
 def test_slots_behind_the_batches_are_handed_through(devices):
     values = np.arange(8.0, dtype="float32")
     number = jax.ShapeDtypeStruct((), "float32")

@@ -114,6 +114,18 @@ CASES = {
         lambda outputs: (outputs * jnp.broadcast_to(outputs.max(axis=1, keepdims=True), outputs.shape)).sum(axis=0)
     ),
     "rows": of_products(lambda outputs: (outputs + jnp.broadcast_to(jnp.exp(outputs[:1]), outputs.shape)).sum(axis=0)),
+    "times a sum": of_products(lambda outputs: jnp.einsum("ij,->ij", outputs, outputs.sum()).mean(axis=0)),
+    "times a sum, square": of_products(
+        lambda outputs: jnp.einsum("ij,->ij", (outputs.T @ (outputs * jnp.arange(5.0))).T, outputs.sum())[0]
+    ),
+    "outer product": of_products(lambda outputs: jnp.einsum("ij,kl->ikjl", outputs, outputs[:7]).sum(axis=(0, 1, 2))),
+    "with a vector": of_products(lambda outputs: jnp.einsum("ij,k->ijk", outputs, outputs[0]).sum(axis=(0, 1))),
+    "over no axes": of_products(lambda outputs: jnp.max(outputs, axis=()).sum(axis=0)),
+    "over no axes, square": of_products(lambda outputs: jnp.max((outputs.T @ (outputs**2)).T, axis=())[0]),
+    "diagonal": of_products(lambda outputs: jnp.diagonal(outputs[:5])),
+    "recurrent": looped(
+        lambda state, weights: (jnp.tanh(state @ weights + state), weights), normal(15, SAMPLES, 4), normal(16, 4, 4)
+    ),
     "clipped": of_products(lambda outputs: jnp.clip(outputs, -0.5, outputs.mean()).sum(axis=0)),
     "batch of loops": looped(lambda weights: (batched(weights),), normal(14, FEATURES, UNITS)),
     "noise": of_products(lambda outputs: (outputs * jax.random.normal(jax.random.key(1), outputs.shape)).sum(axis=0)),
@@ -122,8 +134,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("lanes", [None, 2])
-@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize(("everywhere", "lanes"), [(False, None), (True, 2)])
 def test_a_turned_program_computes_what_was_written(case, lanes, everywhere, monkeypatch):
     if everywhere:  # also where it does not pay
         monkeypatch.setattr(Tally, "pays", True)
@@ -169,6 +180,26 @@ def test_samples_come_last_in_a_network_and_nothing_large_is_transposed(name):
     assert all(rows <= columns for rows, columns in shapes(turned))
     moved = [e.outvars[0].aval.size for e in turned if e.primitive.name == "transpose"]
     assert max(moved, default=0) <= 512  # biases and labels, of one axis
+
+
+def test_a_loop_that_writes_elsewhere_is_left_as_it_is():
+    def function(weights):
+        seen = jax.new_ref(jnp.zeros(()))
+
+        def step(weights, _):
+            outputs = X @ weights
+            seen[...] += outputs.sum()
+            return weights - 1e-3 * X.T @ jnp.tanh(outputs), None
+
+        return jax.lax.scan(step, weights, None, length=3)[0], seen[...]
+
+    with precision("float64"):
+        closed = jax.make_jaxpr(function)(normal(6, FEATURES, UNITS))
+        for found, expected in zip(
+            *(jax.jit(jaxpr_as_fun(each))(normal(6, FEATURES, UNITS)) for each in (oriented(closed), closed)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(found, expected)
 
 
 def test_data_of_which_rows_are_drawn_is_not_turned_in_the_loop():

@@ -16,7 +16,8 @@ The band of 3 % is a convention, wider than for gradient descent, and not derive
 every β1 and both problems, and hides an undershoot: with β1 = 0.9 on the polynomial the middle run of a seed ends 0.5
 to 4 % below the threshold, all other runs within 2.2 %. Whether the sharpness itself goes on is judged by what it gains
 on the preconditioned sharpness, which itself climbs from where the edge counts as reached, 0.97 of the threshold. It
-gains much for β1 = 0 and 0.5. With β1 = 0.9 it gains 4 % at the small rate on digits, and nothing is certain elsewhere.
+gains much for β1 = 0 and 0.5. With β1 = 0.9 it gains 5 % at most at the smaller rates, and whether that is more than
+nothing changes with the order in which float32 sums are rounded; at the larger ones nothing is certain either.
 """
 
 from typing import NamedTuple

@@ -22,7 +22,7 @@ from research.oracles.gradient_moments import forward, layer_shapes, one_hot, sl
 
 BALANCE_BOUND = 1e-3
 TOLERANCE = 1e-6
-PARAMETERS = 20_000  # up to which that is the tolerance; the solver's norm is a mean over all, and few of more move
+PARAMETERS = 20_000  # beyond, the tolerance falls as their number^(-1/2): the solver's norm averages over all, few move
 
 
 def top_activation(
