@@ -17,7 +17,9 @@ every β1 and both problems, and hides an undershoot: with β1 = 0.9 on the poly
 to 4 % below the threshold, all other runs within 2.2 %. Whether the sharpness itself goes on is judged by what it gains
 on the preconditioned sharpness, which itself climbs from where the edge counts as reached, 0.97 of the threshold. It
 gains much for β1 = 0 and 0.5. With β1 = 0.9 it gains 5 % at most at the smaller rates, and whether that is more than
-nothing changes with the order in which float32 sums are rounded; at the larger ones nothing is certain either.
+nothing changes with the order in which float32 sums are rounded; at the larger ones nothing is certain either. On 5,000
+images of MNIST (`--set`, width 200, 1,500 steps, β1 = 0.9, 2 seeds) it hovers at 0.996 to 1.006 at η = 3e-4 and 1e-3,
+and the sharpness gains on it for certain, by 0.13 to 0.52 in ln; at 1e-4 it is at 0.96, still rising.
 """
 
 from typing import NamedTuple
