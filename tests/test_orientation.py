@@ -74,6 +74,14 @@ def layered(weights):
     return (weights - 0.1 * jax.grad(loss)(weights),)
 
 
+def every_entry(outputs):
+    """Each entry picked by itself, both axes being those of a batch."""
+    numbers = jax.lax.GatherDimensionNumbers(
+        (), (), (), operand_batching_dims=(0, 1), start_indices_batching_dims=(0, 1)
+    )
+    return jax.lax.gather(outputs, jnp.zeros((*outputs.shape, 0), int), numbers, (1, 1)).sum(axis=0)
+
+
 def pictures(filters):
     """Patches, a product, pooling: most of it is not about matrices."""
 
@@ -122,6 +130,12 @@ CASES = {
     "with a vector": of_products(lambda outputs: jnp.einsum("ij,k->ijk", outputs, outputs[0]).sum(axis=(0, 1))),
     "over no axes": of_products(lambda outputs: jnp.max(outputs, axis=()).sum(axis=0)),
     "over no axes, square": of_products(lambda outputs: jnp.max((outputs.T @ (outputs**2)).T, axis=())[0]),
+    "every entry": of_products(every_entry),
+    "by platform": of_products(
+        lambda outputs: jax.lax.platform_dependent(
+            outputs, cpu=lambda o: o.sum(axis=0), default=lambda o: o.max(axis=0)
+        )
+    ),
     "diagonal": of_products(lambda outputs: jnp.diagonal(outputs[:5])),
     "recurrent": looped(
         lambda state, weights: (jnp.tanh(state @ weights + state), weights), normal(15, SAMPLES, 4), normal(16, 4, 4)
